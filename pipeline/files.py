@@ -1,0 +1,63 @@
+"""Content digests of files and folders, remembered while a file's identity stays the same."""
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+# A file changed within this time of being hashed could change again without its mtime showing it.
+SETTLED_NS = 2_000_000_000
+
+
+def sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read now."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class FileHashes:
+    """sha256 of files that belong to the user, remembered in an SQLite file by path, inode, size and mtime.
+
+    Hashing a data set takes seconds and is needed on every run; asking its mtimes does not.
+    """
+
+    def __init__(self, database: Path) -> None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(database, timeout=30, isolation_level=None)
+        self._db.execute(
+            "create table if not exists hashes "
+            "(path text primary key, inode integer, size integer, mtime_ns integer, sha256 text)"
+        )
+
+    def file(self, path: Path) -> str:
+        """Hex sha256 of one file."""
+        path = path.resolve()
+        stat = path.stat()
+        identity = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        row = self._db.execute("select inode, size, mtime_ns, sha256 from hashes where path = ?", (str(path),)).fetchone()
+        if row is not None and row[:3] == identity:
+            return str(row[3])
+        digest = sha256(path)
+        if time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
+            self._db.execute("insert or replace into hashes values (?, ?, ?, ?, ?)", (str(path), *identity, digest))
+        return digest
+
+    def tree(self, path: Path) -> str:
+        """Digest of a file, or of every file below a folder with its relative name. Hidden files do not count."""
+        if path.is_file():
+            return self.file(path)
+        h = hashlib.sha256()
+        for name in sorted(files_below(path)):
+            h.update(f"{name}\0{self.file(path / name)}\n".encode())
+        return h.hexdigest()
+
+
+def files_below(folder: Path) -> Iterable[str]:
+    """Relative names of the files below a folder, in no order, hidden ones left out."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        for name in names:
+            if not name.startswith("."):
+                yield str((Path(parent) / name).relative_to(folder))

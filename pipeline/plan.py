@@ -1,0 +1,268 @@
+"""Recipe and profiles -> the graph of stages, each with its digest and why it must run."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from calibration.errors import InputError, IntegrityError, UnsupportedError
+from pipeline.files import FileHashes
+from pipeline.history import History
+from pipeline.recipe import DataSource, Device, ModelSource, Recipe
+from pipeline.stage import Stage
+from pipeline.store import Store
+from pipeline.user_code import imported_files
+from targets.device.probe import cpu_model
+from targets.plugins import load, user_file
+
+# Facts of a machine that a probe measures and that no artifact depends on.
+NOT_IN_DIGEST = ("description", "memory_mb", "storage_mb")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One run of one stage.
+
+    inputs: role -> the node whose artifact is handed in; values: role -> what is handed in as it is.
+    key: all that the digest covers, flat: "config.epochs" -> "3", "input.data" -> a digest, "file.net.py" -> a sha256.
+    """
+
+    label: str
+    stage: Stage
+    inputs: Mapping[str, "Node"]
+    values: Mapping[str, Any]
+    key: Mapping[str, str]
+    tools: Mapping[str, str]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """What `edgewright plan` says of one stage of one device."""
+
+    stage: str
+    device: str
+    digest: str
+    cached: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The nodes of every device, in the order they run; what two devices share is one node.
+
+    refused: device -> why no chain could be planned for it.
+    """
+
+    recipe: Recipe
+    chains: Mapping[str, tuple[Node, ...]]
+    refused: Mapping[str, UnsupportedError]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Each node once, shared ones first: all devices advance together, stage by stage."""
+        seen: dict[str, Node] = {}
+        longest = max((len(c) for c in self.chains.values()), default=0)
+        for position in range(longest):
+            for chain in self.chains.values():
+                if position < len(chain):
+                    seen.setdefault(chain[position].digest, chain[position])
+        return tuple(seen.values())
+
+    def devices_of(self, node: Node) -> list[str]:
+        """The devices that a node serves."""
+        return [name for name, chain in self.chains.items() if any(n.digest == node.digest for n in chain)]
+
+    def rows(self, store: Store) -> list[Row]:
+        """One row per device and stage: cached, or why it must run."""
+        history = History(store.root, self.recipe)
+        standing = {node.digest: self.standing(node, store) for node in self.nodes}
+        return [
+            Row(
+                node.label,
+                device,
+                node.digest,
+                cached := standing[node.digest] is None,
+                "" if cached else standing[node.digest] or history.difference(device, node.label, node.key),
+            )
+            for device, chain in self.chains.items()
+            for node in chain
+        ]
+
+    @staticmethod
+    def standing(node: Node, store: Store) -> str | None:
+        """None where the node's artifact is there and sound; else what is wrong with it, "" when it is just absent."""
+        try:
+            return None if store.open(node.digest) is not None else ""
+        except IntegrityError as error:
+            return error.message
+
+
+def make_plan(recipe: Recipe, store: Store) -> Plan:
+    """Plans every device of the recipe. Runs no user code and imports no heavy library.
+
+    Raises InputError where a file that a digest covers is missing.
+    """
+    chains: dict[str, tuple[Node, ...]] = {}
+    refused: dict[str, UnsupportedError] = {}
+    shared: dict[str, Node] = {}
+    for device in recipe.devices:
+        try:
+            chains[device.profile.name] = tuple(_Chain(recipe, device, store.hashes, shared).nodes())
+        except UnsupportedError as error:
+            refused[device.profile.name] = error
+    return Plan(recipe, chains, refused)
+
+
+class _Chain:
+    """The stages of one device, bound one after the other: each takes roles and gives one."""
+
+    def __init__(self, recipe: Recipe, device: Device, hashes: FileHashes, shared: dict[str, Node]) -> None:
+        self.recipe, self.device, self.hashes, self.shared = recipe, device, hashes, shared
+        self.configured = {name: stage for name, stage in recipe.stages}
+        self.roles: dict[str, Node] = {}
+        self.order: list[Node] = []
+        self.target = load("targets", device.target, recipe.folder)()
+
+    def nodes(self) -> list[Node]:
+        recipe = self.recipe
+        middle = [(name, stage) for name, stage in recipe.stages if stage.gives in ("model", "package")]
+        on_model = [(name, stage) for name, stage in middle if stage.gives == "model"]
+        on_package = [(name, stage) for name, stage in middle if stage.gives == "package"]
+        self.bind("prepare")
+        self.bind("load", "load teacher", gives="teacher", source_model=recipe.teacher)
+        if recipe.student is not None:
+            self.bind("load", "load student", gives="model", source_model=recipe.student)
+        else:
+            self.roles["model"] = self.roles["teacher"]
+        if any("logits" in stage.takes for _, stage in on_model):
+            self.bind("predict")
+        for name, stage in on_model:
+            self.bind(name, stage=stage)
+        self.bind("export", "export teacher", gives="baseline", model=self.roles["teacher"])
+        self.bind("export")
+        if any("calibration" in stage.takes for _, stage in on_package):
+            self.bind("calibrate")
+        for name, stage in on_package:
+            self.bind(name, stage=stage)
+        self.bind("compile", "compile teacher", gives="compiled_baseline", package=self.roles["baseline"])
+        for name in ("compile", "validate", "package"):
+            self.bind(name)
+        return self.order
+
+    def bind(self, name: str, label: str = "", stage: Stage | None = None, gives: str = "", **given: Any) -> None:
+        """Makes the node of one stage from the roles it takes, and lets it take its own role."""
+        stage = stage or self.configured.get(name) or load("stages", name)()
+        inputs: dict[str, Node] = {}
+        values: dict[str, Any] = {}
+        key = {"stage": name, "revision": str(stage.revision)}
+        key |= flatten("config", asdict(stage))  # pyright: ignore[reportArgumentType]
+        for role in stage.takes:
+            taken = given.get(role, self.roles.get(role))
+            if isinstance(taken, Node):
+                inputs[role] = taken
+                key[f"input.{role}"] = taken.digest
+            elif role in ARTIFACT_ROLES:
+                values[role] = None
+            else:
+                values[role] = given.get(role, self.value(role))
+                key |= self.value_key(role, values[role])
+        tools = versions(stage.distributions)
+        code = [name]
+        if "task" in stage.takes:
+            code.append(self.recipe.task_name)
+            tools |= versions(self.recipe.task.distributions)
+        if {"device", "route"} & set(stage.takes):
+            code.append(self.device.target)
+            tools |= self.target.fingerprint()
+        for file, _ in filter(None, (user_file(c, self.recipe.folder) for c in code)):
+            key |= {f"code.file.{path.name}": self.hashes.file(path) for path in imported_files(file)}
+        key |= flatten("tool", tools)
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        node = self.shared.setdefault(digest, Node(label or name, stage, inputs, values, key, tools, digest))
+        self.roles[gives or stage.gives] = node
+        self.order.append(node)
+
+    def value(self, role: str) -> Any:
+        """What a stage is handed for a role that is no artifact."""
+        match role:
+            case "task":
+                return self.recipe.task
+            case "source":
+                return self.recipe.data
+            case "tokenizer":
+                return self.recipe.teacher.folder
+            case "budget":
+                return self.device.budget
+            case "device" | "route":
+                return self.device
+            case "machine":
+                profile = self.device.profile
+                capabilities = self.target.capabilities(profile)
+                return {"cpu": cpu_model()} if capabilities.answers_here else {}
+            case "identity":
+                return {"name": self.recipe.name, "version": self.recipe.version, "expires": self.recipe.expires}
+            case _:
+                raise InputError(f"a stage takes {role!r}, which is no role", "see pipeline/plan.py for the roles")
+
+    def value_key(self, role: str, value: Any) -> dict[str, str]:
+        """What the digest covers of a value: its fields, and the contents of the files it names."""
+        if role == "route":
+            return flatten(role, {"target": value.target, "threads": value.threads} | self.target.decides_by(value.profile))
+        if role == "device":
+            profile = {k: v for k, v in asdict(value.profile).items() if k not in NOT_IN_DIGEST}
+            return flatten(role, {"profile": profile, "target": value.target, "threads": value.threads})
+        key = flatten(role, {"kind": type(value).__name__, **asdict(value)} if is_dataclass(value) else value)  # pyright: ignore[reportArgumentType]
+        for path in self.files(role, value):
+            key[f"{role}.file.{path.name}"] = self.hashes.tree(path)
+        return key
+
+    def files(self, role: str, value: Any) -> Iterable[Path]:
+        """The files and folders whose contents a value stands for."""
+        match value:
+            case DataSource():
+                named = [value.source, value.test, value.calibration, *value.files]
+            case ModelSource():
+                named = [value.factory, value.weights, value.folder, value.onnx]
+            case str() if role == "tokenizer":
+                named = [f"{value}/tokenizer.json", f"{value}/tokenizer_config.json"]
+            case _:
+                named = []
+        for name in filter(None, named):
+            path = self.recipe.folder / name.partition(":")[0]
+            yield from imported_files(path) if path.suffix == ".py" else (path,)
+
+
+ARTIFACT_ROLES = frozenset(
+    {"data", "teacher", "model", "logits", "baseline", "package", "calibration", "compiled", "compiled_baseline", "validation"}
+)
+
+
+def flatten(prefix: str, value: Any) -> dict[str, str]:
+    """A tree of JSON values as flat keys: {"a": {"b": 1}} -> {"prefix.a.b": "1"}."""
+    if isinstance(value, Mapping):
+        flat: dict[str, str] = {}
+        for name, part in value.items():  # pyright: ignore[reportUnknownVariableType]
+            flat |= flatten(f"{prefix}.{name}", part)
+        return flat
+    return {prefix: json.dumps(value, sort_keys=True, default=str)}
+
+
+@cache
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError as error:
+        raise UnsupportedError(f"{distribution} is not installed", f"pip install {distribution}") from error
+
+
+def versions(distributions: Iterable[str]) -> dict[str, str]:
+    """Distribution -> installed version, from package metadata: nothing is imported.
+
+    Raises UnsupportedError naming the one that is not installed.
+    """
+    return {name: _version(name) for name in distributions}

@@ -1,0 +1,65 @@
+"""report.html and index.html: one file each, opened offline, without scripts."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.report import text, view
+from pipeline.report.record import Report, dumps
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def write_report(report: Mapping[str, Any], folder: Path) -> None:
+    """Writes report.json and report.html into `folder`, each whole or not at all.
+
+    Raises InputError where the report is not of schema 1.
+    """
+    page = render(report)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "report.json", dumps(report))
+    _write(folder / "report.html", page)
+
+
+def write_index(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes one table over the devices of a build, each linked to DEVICE/report.html beside `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [view.row(Report.from_json(report)) for report in reports]
+    _write(path, _environment().get_template("index.html.j2").render(recipe=reports[0]["recipe"], rows=rows))
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The text of report.html. Raises InputError where the report is not of schema 1."""
+    record = Report.from_json(report)
+    return _environment().get_template("template.html.j2").render(r=record, v=view.page(record))
+
+
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (text.milliseconds, text.seconds, text.size, text.count, text.ratio, text.metric, text.points):
+        environment.filters[function.__name__] = function
+    environment.filters["number"] = text.number
+    return environment
+
+
+def _write(path: Path, content: str) -> None:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary = Path(file.name)
+    temporary.chmod(0o644)
+    temporary.replace(path)

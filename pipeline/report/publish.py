@@ -1,0 +1,119 @@
+"""Puts what a build made of one device where a person finds it: report.json, report.html and, if it may ship, bundle/."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from calibration.errors import EdgewrightError
+    from pipeline.recipe import Device, Recipe
+    from pipeline.run import StageRun
+    from pipeline.store import Store
+
+# Keys of validation.json that are not part of a report.
+PRIVATE = ("golden", "baseline_macs")
+
+
+def publish(
+    recipe: "Recipe",
+    device: "Device",
+    runs: "Sequence[StageRun]",
+    refused: "Sequence[tuple[str, EdgewrightError]]",
+    store: "Store",
+    folder: Path,
+) -> dict[str, Any]:
+    """Writes dist/RECIPE/DEVICE and returns the report. What stands there already and is the same is left as it is.
+
+    A bundle of an earlier build goes when this one was refused: nothing unproven stays where a proven one is expected.
+    """
+    bundle = next((store.path(run.node.digest) for run in runs if run.node.stage.gives == "bundle"), None)
+    refusal = refused[0] if refused else None
+    standing = read_standing(folder, runs, refusal, bundle, store)
+    if standing is not None:
+        return standing
+    from pipeline.report.html import write_report
+
+    report = assemble(recipe, device, runs, refusal, store)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_report(report, folder)
+    shutil.rmtree(folder / "bundle", ignore_errors=True)
+    if bundle is not None:
+        made = folder / ".bundle"
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.copytree(bundle / "payload", made / "payload")
+        (made / "evidence").mkdir()
+        shutil.copyfile(folder / "report.json", made / "evidence" / "report.json")
+        made.rename(folder / "bundle")
+    return report
+
+
+def read_standing(
+    folder: Path,
+    runs: "Sequence[StageRun]",
+    refusal: "tuple[str, EdgewrightError] | None",
+    bundle: Path | None,
+    store: "Store",
+) -> dict[str, Any] | None:
+    """The report that stands in the folder, if it and the bundle beside it are what this build would write."""
+    try:
+        report = json.loads((folder / "report.json").read_text())
+        same = (
+            [stage["digest"] for stage in report["stages"]] == [run.node.digest for run in runs]
+            and (report["refusal"] or {}).get("reason") == (refusal[1].message if refusal else None)
+            and (folder / "report.html").exists()
+        )
+        payload = folder / "bundle" / "payload"
+        same = same and payload.exists() == (bundle is not None)
+        if same and bundle is not None:
+            same = store.hashes.tree(payload) == store.hashes.tree(bundle / "payload")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return report if same else None
+
+
+def assemble(
+    recipe: "Recipe",
+    device: "Device",
+    runs: "Sequence[StageRun]",
+    refusal: "tuple[str, EdgewrightError] | None",
+    store: "Store",
+) -> dict[str, Any]:
+    """report.json of one device, from the artifacts of its stages."""
+    from pipeline.report.record import Refusal, Rejected, Report, StageRecord
+
+    measured: dict[str, Any] = {"verdict": "fail"}
+    choice: dict[str, Any] = {"choice": None, "candidates": []}
+    for run in runs:
+        artifact = store.path(run.node.digest)
+        if (artifact / "validation.json").exists():
+            measured = json.loads((artifact / "validation.json").read_text())
+        if (artifact / "choice.json").exists():
+            choice = json.loads((artifact / "choice.json").read_text())
+    known = {key: value for key, value in measured.items() if key not in PRIVATE}
+    stages = tuple(
+        StageRecord(r.node.label, r.node.digest, r.cached, r.reason, r.record.seconds, r.record.peak_memory_bytes)
+        for r in runs
+    )
+    rejected = tuple(
+        Rejected(c["name"], c["why"], {"precision": c["precision"], **c["figures"]})
+        for c in choice["candidates"]
+        if not c["chosen"]
+    )
+    tools = {name: version for run in runs for name, version in run.node.tools.items()}
+    report = Report.from_json(
+        {
+            **known,
+            "recipe": recipe.name,
+            "device": device.profile.name,
+            "target": device.target,
+            "choice": choice["choice"],
+            "tools": dict(sorted(tools.items())),
+        }
+    )
+    if refusal is not None:
+        label, error = refusal
+        report = replace(report, refusal=Refusal(label, error.message, error.next_step))
+    return replace(report, stages=stages, rejected=rejected).to_json()

@@ -1,0 +1,143 @@
+"""Runs a plan: every stage that is not in the store, then each device's report and bundle."""
+
+import errno
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from calibration.errors import EdgewrightError, IntegrityError
+from pipeline import machine
+from pipeline.history import History
+from pipeline.plan import Node, Plan, make_plan
+from pipeline.progress import BuildProgress
+from pipeline.recipe import Recipe
+from pipeline.report.publish import publish
+from pipeline.stage import Work
+from pipeline.store import ArtifactRecord, Store
+
+# Of the refusals of several devices, the exit code that tells the worst, worst first.
+WORST_FIRST = (1, 4, 2, 5, 3, 0)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """How a node came to be there: from the cache, or built now and why."""
+
+    node: Node
+    record: ArtifactRecord
+    cached: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """exit_code of the worst device; reports as in report.json; folder: dist/RECIPE."""
+
+    exit_code: int
+    reports: list[dict[str, Any]]
+    folder: Path
+
+
+def build(recipe: Recipe, store: Store, out: Path, quiet: bool = False) -> BuildResult:
+    """Builds a bundle for each device of the recipe, or a report that says why there is none, in out/RECIPE/DEVICE."""
+    plan = make_plan(recipe, store)
+    outcomes: dict[str, StageRun | EdgewrightError] = {}
+    history = History(store.root, recipe)
+    with BuildProgress(quiet) as progress:
+        for node in plan.nodes:
+            outcomes[node.digest] = _outcome(node, plan, store, outcomes, history, progress)
+    reports: list[dict[str, Any]] = []
+    codes = {0}
+    for device in recipe.devices:
+        name = device.profile.name
+        chain = plan.chains.get(name, ())
+        runs = [run for node in chain if isinstance(run := outcomes[node.digest], StageRun)]
+        refused = [(node.label, error) for node in chain if isinstance(error := outcomes[node.digest], EdgewrightError)]
+        if name in plan.refused:
+            refused = [("plan", plan.refused[name])]
+        codes |= {error.exit_code for _, error in refused}
+        reports.append(publish(recipe, device, runs, refused, store, out / recipe.name / name))
+    return BuildResult(next(code for code in WORST_FIRST if code in codes), reports, out / recipe.name)
+
+
+def _outcome(
+    node: Node,
+    plan: Plan,
+    store: Store,
+    outcomes: Mapping[str, StageRun | EdgewrightError],
+    history: History,
+    progress: BuildProgress,
+) -> StageRun | EdgewrightError:
+    """Runs one node, or carries on the refusal of an input; notes for later plans what was built from what."""
+    for taken in node.inputs.values():
+        if isinstance(refusal := outcomes[taken.digest], EdgewrightError):
+            return refusal
+    devices = plan.devices_of(node)
+    reason = history.difference(devices[0], node.label, node.key)
+    try:
+        run = run_node(node, store, plan.recipe.folder, devices, reason, progress)
+    except EdgewrightError as error:
+        return error
+    for device in devices:
+        history.remember(device, node.label, node.key)
+    if not run.cached:
+        history.save()
+    return run
+
+
+def run_node(
+    node: Node, store: Store, recipe_folder: Path, devices: list[str], reason: str, progress: BuildProgress
+) -> StageRun:
+    """The artifact of one node, hashed just now, or built. Raises EdgewrightError where the stage refuses."""
+    with store.lock(node.digest):
+        try:
+            record = store.open(node.digest)
+        except IntegrityError as damage:
+            progress.say(f"{damage.message}: it is built again")
+            store.discard(node.digest)
+            record, reason = None, damage.message
+        if record is not None:
+            progress.cached()
+            return StageRun(node, record, cached=True, reason="")
+        progress.begin(node.label, devices, reason)
+        start = time.monotonic()
+        try:
+            _work(node, store, recipe_folder, progress, start)
+        except EdgewrightError as error:
+            progress.end(time.monotonic() - start, error.message)
+            raise
+        progress.end(time.monotonic() - start)
+        record = store.record(node.digest)
+        assert record is not None
+        return StageRun(node, record, cached=False, reason=reason)
+
+
+def _work(node: Node, store: Store, recipe_folder: Path, progress: BuildProgress, start: float) -> None:
+    arguments = {role: store.path(taken.digest) for role, taken in node.inputs.items()} | dict(node.values)
+    with (
+        machine.working() as measuring,
+        _disk_full_is_said(store.root),
+        store.scratch(node.digest) as scratch,
+        store.temporary(node.digest) as folder,
+    ):
+        machine.reset_peak_memory()
+        node.stage(Work(folder, scratch, recipe_folder, measuring, progress.update), **arguments)
+        seconds, peak = time.monotonic() - start, machine.peak_memory_bytes()
+        store.publish(folder, node.label, node.digest, round(seconds, 3), peak, dict(node.tools))
+
+
+@contextmanager
+def _disk_full_is_said(root: Path) -> Iterator[None]:
+    """Turns whatever a full disk makes a library raise into one clear error."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or shutil.disk_usage(root).free < 1 << 20:
+            message = f"no space is left on the disk of the store {root}"
+            raise EdgewrightError(message, "free some with `edgewright cache prune`, or set EDGEWRIGHT_STORE") from error
+        raise

@@ -1,0 +1,62 @@
+"""Reads a folder of files, or of one subfolder of images for each class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from calibration.errors import InputError
+from pipeline.data import SPLITS, Table
+from pipeline.sources.files import SUFFIXES, read_file
+from pipeline.sources.tables import make_table
+
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
+
+
+def read_files(folder: Path) -> dict[str, Table]:
+    """train.npz, test.npz, validation.npz (.csv, .jsonl), or {} where there are none."""
+    found: dict[str, Table] = {}
+    for split in SPLITS:
+        files = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
+        if len(files) > 1:
+            raise InputError(f"{folder} has {' and '.join(f.name for f in files)}", "leave one file for each split")
+        if files:
+            found[split] = read_file(files[0])
+    if found and "train" not in found:
+        raise InputError(f"{folder} has {', '.join(t.file for t in found.values())} but no train file", "add train.npz")
+    return found
+
+
+def read_classes(folder: Path) -> dict[str, Table]:
+    """Class folders of images, or train/ and test/ with class folders in each; {} where there are none."""
+    folders = _subfolders(folder)
+    names = {f.name for f in folders}
+    if "train" in names and names <= set(SPLITS):
+        return {f.name: _read_class_folders(f, _subfolders(f), f"{folder.name}/{f.name}") for f in folders}
+    if any(_images(f) for f in folders):
+        return {"all": _read_class_folders(folder, folders, folder.name)}
+    return {}
+
+
+def _read_class_folders(folder: Path, classes: Sequence[Path], name: str) -> Table:
+    files = [(file, c.name) for c in classes for file in _images(c)]
+    if not files:
+        raise InputError(
+            f"{folder} has no class folder with images", f"put {', '.join(sorted(IMAGES))} files in one folder a class"
+        )
+    paths = np.array([str(file.relative_to(folder)) for file, _ in files], dtype=object)
+    names = sorted({label for _, label in files})
+    labels = np.array([names.index(label) for _, label in files], dtype=np.int64)
+    return make_table({"image": paths, "label": labels}, name, folder, lambda i: f"{name}/{paths[i]}", {"label": names})
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(
+        f
+        for f in folder.rglob("*")
+        if f.suffix.lower() in IMAGES and not any(part.startswith(".") for part in f.relative_to(folder).parts)
+    )

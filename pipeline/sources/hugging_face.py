@@ -1,0 +1,107 @@
+"""Reads a dataset folder as the Hugging Face datasets library and hub write it, with pyarrow alone.
+
+Either save_to_disk's (state.json and Arrow streams, below dataset_dict.json where there are splits) or parquet files whose
+names begin with the split. Files of .jsonl and .csv named by the split are read like any other folder's.
+Column types are in the schema's metadata: https://huggingface.co/docs/datasets/about_dataset_features
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from calibration.errors import InputError, UnsupportedError
+from pipeline.data import Table
+from pipeline.sources.tables import as_column, make_table
+
+if TYPE_CHECKING:
+    import pyarrow
+
+# The hub's names of splits -> ours.
+SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "dev": "validation"}
+
+
+def read_folder(folder: Path) -> dict[str, Table]:
+    """The splits of a dataset folder, {"all": table} where it has none, {} where the folder is no dataset of this kind."""
+    if (folder / "dataset_dict.json").is_file():
+        splits = _json(folder / "dataset_dict.json")["splits"]
+        return {SPLIT_NAMES.get(s, s): _read_saved(folder / s, f"{folder.name}/{s}") for s in splits}
+    if (folder / "state.json").is_file():
+        return {"all": _read_saved(folder, folder.name)}
+    files = sorted(f for pattern in ("*.parquet", "*/*.parquet") for f in folder.glob(pattern))
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        split = next((ours for theirs, ours in SPLIT_NAMES.items() if file.name.startswith(theirs)), "all")
+        groups.setdefault(split, []).append(file)
+    if "all" in groups and len(groups) > 1:
+        raise InputError(
+            f"{groups['all'][0]} belongs to no split, but {len(groups) - 1} of the others do", "name it train-*.parquet"
+        )
+    return {
+        s: _table([_parquet(f) for f in fs], folder.name if s == "all" else f"{folder.name}/{s}", fs[0].parent)
+        for s, fs in groups.items()
+    }
+
+
+def _read_saved(folder: Path, name: str) -> Table:
+    files = [folder / entry["filename"] for entry in _json(folder / "state.json")["_data_files"]]
+    return _table([_stream(f) for f in files], name, folder)
+
+
+def _table(parts: "Sequence[pyarrow.Table]", name: str, folder: Path) -> Table:
+    columns: dict[str, Any] = {}
+    classes: dict[str, list[str]] = {}
+    features = _features(parts[0])
+    for column in parts[0].column_names:
+        values = [v for part in parts for v in part.column(column).to_pylist()]
+        kind = features.get(column, {})
+        if kind.get("_type") == "ClassLabel":
+            classes[column] = kind["names"]
+            values = [None if v == -1 else v for v in values]  # the library's mark for a label that is not known
+        elif kind.get("_type") == "Image":
+            values = [None if v is None else v["bytes"] or v["path"] for v in values]
+        columns[column] = as_column(values)
+    return make_table(columns, name, folder, classes=classes)
+
+
+def _features(table: "pyarrow.Table") -> dict[str, dict[str, Any]]:
+    metadata = (table.schema.metadata or {}).get(b"huggingface")
+    features = json.loads(metadata)["info"]["features"] if metadata else {}
+    return {name: kind for name, kind in features.items() if isinstance(kind, dict)}
+
+
+def _stream(path: Path) -> "pyarrow.Table":
+    pa = _pyarrow()
+    try:
+        with pa.memory_map(str(path)) as source:
+            return pa.ipc.open_stream(source).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path} cannot be read: {error}", "save the dataset again") from error
+
+
+def _parquet(path: Path) -> "pyarrow.Table":
+    pa = _pyarrow()
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path} cannot be read: {error}", "save the dataset again") from error
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise UnsupportedError(
+            "Hugging Face dataset folders are read with pyarrow, which is not installed",
+            'pip install "edgewright[datasets]"',
+        ) from error
+    return pyarrow
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}", "save the dataset again") from error

@@ -1,0 +1,45 @@
+"""What a stage is: a frozen dataclass whose fields are its YAML keys, called with artifacts, filling one folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage is handed besides its inputs.
+
+    out: an empty folder; what the stage writes there is the artifact.
+    scratch: a folder that outlives a killed run of the same digest: checkpoints. Removed when the stage is done.
+    recipe_folder: paths in the recipe are relative to it.
+    measuring: a context manager: within it this process has the machine to itself among all builds.
+    progress: called with a fraction from 0 to 1 and a short text.
+    """
+
+    out: Path
+    scratch: Path
+    recipe_folder: Path
+    measuring: Callable[[], Any]
+    progress: Callable[[float, str], None]
+
+
+class Stage(Protocol):
+    """One step of a build. Its file is pipeline/stages/<name>.py and its class the file's name in CamelCase.
+
+    takes: the roles it is called with, as keyword arguments: artifact folders (Path) such as "data", "teacher",
+        "model", "logits", "package", or values such as "task", "profile". The digest covers each of them.
+    gives: the role that its artifact takes from here on.
+    distributions: the Python distributions whose versions change what it produces.
+    revision: raised when a change of the code changes what it produces.
+
+    `__call__(self, work: Work, **roles)` raises EdgewrightError where the stage cannot do its part.
+    """
+
+    takes: ClassVar[tuple[str, ...]]
+    gives: ClassVar[str]
+    distributions: ClassVar[tuple[str, ...]]
+    revision: ClassVar[int]
+
+    @property
+    def __call__(self) -> Callable[..., None]: ...

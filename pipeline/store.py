@@ -1,0 +1,161 @@
+"""Where artifacts are kept: a folder each, named by the digest of all that made it, published by one rename."""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from calibration.errors import IntegrityError
+from pipeline.files import FileHashes, files_below, sha256
+
+RECORD = "artifact.json"
+
+
+@dataclass(frozen=True)
+class ArtifactRecord:
+    """What is known of an artifact besides its files: kept beside them as artifact.json.
+
+    files: relative name -> sha256.
+    """
+
+    stage: str
+    digest: str
+    files: dict[str, str]
+    seconds: float
+    peak_memory_bytes: int
+    tools: dict[str, str]
+    schema: int = 1
+
+
+class Store:
+    """A folder of artifacts, safe for several builds at once.
+
+    Laws: an artifact is either there whole or not at all; what `open` returns has just been hashed and is what was
+    published; a killed build leaves nothing that a later one could mistake for an artifact.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        for name in ("artifacts", "locks", "scratch", "temporary", "history"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        self.hashes = FileHashes(self.root / "hashes.sqlite")
+
+    @classmethod
+    def default(cls) -> "Store":
+        """The store at $EDGEWRIGHT_STORE, else ~/.cache/edgewright."""
+        return cls(Path(os.environ.get("EDGEWRIGHT_STORE") or "~/.cache/edgewright"))
+
+    def path(self, digest: str) -> Path:
+        return self.root / "artifacts" / digest
+
+    def record(self, digest: str) -> ArtifactRecord | None:
+        """What is known of an artifact, without hashing its files; None where there is none."""
+        try:
+            record = json.loads((self.path(digest) / RECORD).read_text())
+            return ArtifactRecord(**{key: record[key] for key in ArtifactRecord.__dataclass_fields__})
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"the cache entry {digest[:12]} is damaged: {RECORD} cannot be read") from error
+
+    def open(self, digest: str) -> ArtifactRecord | None:
+        """The record of an artifact whose every file has just been hashed; None where there is none.
+
+        Raises IntegrityError naming the file that is missing, surplus or changed.
+        """
+        record = self.record(digest)
+        if record is None:
+            return None
+        folder = self.path(digest)
+        present = {name for name in files_below(folder) if name != RECORD}
+        for name in sorted(present ^ record.files.keys()):
+            raise IntegrityError(f"the cache entry {digest[:12]} ({record.stage}) is damaged: {name} is missing or surplus")
+        for name, expected in record.files.items():
+            if sha256(folder / name) != expected:
+                raise IntegrityError(f"the cache entry {digest[:12]} ({record.stage}) is damaged: {name} has changed")
+        return record
+
+    def publish(self, folder: Path, stage: str, digest: str, seconds: float, peak: int, tools: dict[str, str]) -> None:
+        """Makes a filled folder of `temporary` the artifact `digest`. The caller holds the digest's lock."""
+        files = {name: sha256(folder / name) for name in sorted(files_below(folder))}
+        record = ArtifactRecord(stage, digest, files, seconds, peak, tools)
+        (folder / RECORD).write_text(json.dumps(asdict(record), indent=1))
+        folder.rename(self.path(digest))
+
+    def discard(self, digest: str) -> None:
+        """Removes an artifact, in one step as others see it."""
+        doomed = Path(tempfile.mkdtemp(dir=self.root / "temporary"))
+        self.path(digest).rename(doomed / "artifact")
+        shutil.rmtree(doomed)
+
+    @contextmanager
+    def lock(self, digest: str) -> Iterator[None]:
+        """Held by the one build that works on a digest; the kernel frees it when that build dies."""
+        with (self.root / "locks" / digest).open("w") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def temporary(self, digest: str) -> Iterator[Path]:
+        """An empty folder for the work on a digest; what an earlier, killed work left is cleared first."""
+        folder = self.root / "temporary" / digest
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def scratch(self, digest: str) -> Iterator[Path]:
+        """A folder that stays when the work on a digest fails or is killed, and goes when it is done."""
+        folder = self.root / "scratch" / digest
+        folder.mkdir(exist_ok=True)
+        yield folder
+        shutil.rmtree(folder)
+
+    def ls(self) -> list[dict[str, object]]:
+        """Every artifact: digest, stage, size_bytes, age_days since it was made; the oldest first."""
+        rows: list[dict[str, object]] = []
+        for folder in sorted((self.root / "artifacts").iterdir(), key=lambda p: p.stat().st_mtime):
+            record = self.record(folder.name)
+            size = sum((folder / name).stat().st_size for name in files_below(folder))
+            age_days = (time.time() - folder.stat().st_mtime) / 86_400
+            rows.append(
+                {
+                    "digest": folder.name,
+                    "stage": record.stage if record else "unknown",
+                    "size_bytes": size,
+                    "age_days": round(age_days, 2),
+                }
+            )
+        return rows
+
+    def prune(self, keep_days: float) -> list[str]:
+        """Removes artifacts and checkpoints made more than `keep_days` ago; returns their digests.
+
+        One that another build works on is left alone.
+        """
+        removed: list[str] = []
+        limit = time.time() - keep_days * 86_400
+        for kind in ("artifacts", "scratch"):
+            for folder in (self.root / kind).iterdir():
+                if folder.stat().st_mtime > limit:
+                    continue
+                with (self.root / "locks" / folder.name).open("w") as f:
+                    try:
+                        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        continue
+                    if kind == "artifacts":
+                        self.discard(folder.name)
+                    else:
+                        shutil.rmtree(folder)
+                    removed.append(folder.name)
+        return removed

@@ -1,0 +1,80 @@
+"""Percentiles of latencies and how sure they are.
+
+Intervals come from the percentile bootstrap (Efron and Tibshirani 1993, chapter 13) over blocks instead of single calls
+(Kuensch 1989): neighbouring calls share the machine's state, so only blocks are near to independent. Blocks of two
+runners that were timed side by side are drawn together: a slow spell of the machine then cancels out of their ratio.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RESAMPLES = 2000
+# More blocks than this add work and no certainty: neighbours are merged, which also weakens what they have in common.
+MAX_GROUPS = 100
+# Order statistics kept of a pooled sample; a quantile is then off by at most this share of the ranks.
+MAX_STEPS = 4096
+CHUNK = 100
+
+
+def percentiles(latencies: np.ndarray) -> dict[str, float]:
+    """{p50, p90, p99} of all calls together, in the unit of `latencies`, and n, their number."""
+    p50, p90, p99 = (float(v) for v in np.percentile(latencies, (50, 90, 99)))
+    return {"p50": p50, "p90": p90, "p99": p99, "n": int(latencies.size)}
+
+
+def bootstrap(samples: Sequence[np.ndarray], quantile: float, seed: int = 0) -> list[np.ndarray]:
+    """The quantile of each sample in each of RESAMPLES draws of blocks, the same blocks for every sample.
+
+    samples: [blocks, calls] each, with the same number of blocks. Returns one [RESAMPLES] array a sample.
+    Raises ValueError where there are fewer than two blocks, or their number differs.
+    """
+    blocks = len(samples[0])
+    if blocks < 2 or any(len(sample) != blocks for sample in samples):
+        raise ValueError(f"need the same number of blocks, two at least, not {[len(s) for s in samples]}")
+    groups = min(blocks, MAX_GROUPS)
+    group = np.arange(blocks) * groups // blocks
+    draws = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=RESAMPLES)
+    return [_quantiles(sample, group, draws, quantile) for sample in samples]
+
+
+def _quantiles(sample: np.ndarray, group: np.ndarray, draws: np.ndarray, quantile: float) -> np.ndarray:
+    """The quantile (smallest value with at least that share at or below it) of the blocks each row of `draws` takes."""
+    pooled = np.sort(sample, axis=None)
+    ranks = np.linspace(0, pooled.size - 1, min(pooled.size, MAX_STEPS)).round().astype(np.int64)
+    values = np.unique(pooled[ranks])
+    step = np.searchsorted(values, sample)
+    cells = draws.shape[1] * len(values)
+    counts = np.bincount((group[:, None] * len(values) + step).ravel(), minlength=cells).reshape(draws.shape[1], -1)
+    counts = counts.astype(np.float64)
+    result = np.empty(len(draws))
+    for start in range(0, len(draws), CHUNK):
+        below = np.cumsum(draws[start : start + CHUNK] @ counts, axis=1)
+        # The tolerance keeps a rank that is whole in exact arithmetic from being missed by a rounding error.
+        reached = below >= quantile * below[:, -1:] - 1e-9
+        result[start : start + CHUNK] = values[reached.argmax(axis=1)]
+    return result
+
+
+def ratio_interval(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """{value, low95, high95}: p50(a) / p50(b) and its two-sided 95% interval, paired by block.
+
+    a, b: [blocks, calls], block i of both timed side by side. Above 1, b is the faster. low95 <= value <= high95.
+    """
+    value = float(np.median(a) / np.median(b))
+    over, under = bootstrap((a, b), 0.5, seed)
+    low, high = (float(v) for v in np.quantile(over / under, (0.025, 0.975)))
+    return {"value": value, "low95": min(low, value), "high95": max(high, value)}
+
+
+def bounds95(latencies: np.ndarray, quantile: float, seed: int = 0) -> tuple[float, float]:
+    """One-sided 95% bounds (lower, upper) of a quantile. latencies: [blocks, calls]. The quantile lies between them."""
+    value = float(np.quantile(latencies, quantile))
+    (resampled,) = bootstrap((latencies,), quantile, seed)
+    low, high = (float(v) for v in np.quantile(resampled, (0.05, 0.95)))
+    return min(low, value), max(high, value)

@@ -1,0 +1,70 @@
+"""Times a bundle on this device and judges the gates that need it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from targets.device import gates
+from targets.device.intervals import percentiles, ratio_interval
+from targets.device.measure import block_size, interleave
+from targets.device.runners import load_runner
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from targets.device.manifest import Gate, Manifest
+    from targets.device.runners import Runner
+
+# An interval that straddles its limit is measured on, for this many times the time asked for in all.
+MAX_ROUNDS = 4
+WARMUP = 10
+
+
+@dataclass(frozen=True)
+class Timing:
+    """latency_ms, trial_latency_ms: {p50, p90, p99, n}. ratio: {value, low95, high95}, float over artifact.
+
+    The trial's are None where the bundle carries no float model. outcomes: of the gates that could be judged.
+    """
+
+    latency_ms: dict[str, float]
+    trial_latency_ms: dict[str, float] | None
+    ratio: dict[str, float] | None
+    outcomes: list[gates.Outcome]
+
+
+def time_bundle(
+    manifest: Manifest, payload: Path, runner: Runner, feeds: Sequence[dict[str, np.ndarray]], seconds: float
+) -> Timing:
+    """Times the artifact, interleaved with the float model of a trial, until its gates are decided.
+
+    seconds: in all, for each of at most MAX_ROUNDS rounds. Raises what loading the float model raises.
+    """
+    competitors = [runner]
+    if manifest.trial:
+        competitors.append(load_runner(manifest.trial.runner, payload, manifest.trial.files, manifest.trial.options))
+    block = block_size(competitors, feeds)
+    times: list[np.ndarray] = []
+    outcomes: list[gates.Outcome] = []
+    for _ in range(MAX_ROUNDS):
+        more = interleave(competitors, feeds, seconds=seconds, block=block, warmup=WARMUP)
+        times = [np.concatenate(parts) for parts in zip(times, more)] if times else more
+        outcomes = judge(manifest.pending_gates, times)
+        if all(outcome.verdict != "inconclusive" for outcome in outcomes):
+            break
+    latencies = [percentiles(t) for t in times]
+    if manifest.trial is None:
+        return Timing(latencies[0], None, None, outcomes)
+    return Timing(latencies[0], latencies[1], ratio_interval(times[1], times[0]), outcomes)
+
+
+def judge(pending: Sequence[Gate], times: Sequence[np.ndarray]) -> list[gates.Outcome]:
+    """The gates that these times decide. times: of the artifact and, in a trial, the float model; [blocks, calls]."""
+    latency = [gates.judge_latency(gate, times[0]) for gate in pending if gate.name in gates.LATENCY_QUANTILES]
+    if len(times) == 1:
+        return latency
+    return latency + [gates.judge_ratio(gate, times[1], times[0]) for gate in pending if gate.name in gates.RATIOS]

@@ -1,0 +1,129 @@
+"""ONNX Runtime on the CPU of an x86-64 or aarch64 device."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from calibration.errors import UnsupportedError
+from targets.device.probe import cpu_model
+from targets.device.versions import installed_version
+from targets.int8_kernels import flags_needed, int8_kernels, unlike_here
+from targets.nncf_quantization import nncf_onnx
+from targets.onnx_graph import FILE, fit, read_graph
+from targets.onnx_quantization import MATRIX_PRODUCTS, StaticScheme, dynamic, static
+from targets.profile import DeviceProfile
+from targets.runtime_versions import fingerprint, not_here, onnxruntime_reads, runtime_of
+from targets.target import Candidate, Capabilities, CompiledModel, ModelPackage
+
+if TYPE_CHECKING:
+    from calibration.dataset import CalibrationSet
+
+NAME = "onnxruntime-cpu"
+RUNNER = "onnxruntime_cpu"
+ARCHITECTURES = ("x86_64", "aarch64")
+PRECISIONS = ("int8", "fp32")
+
+
+class OnnxruntimeCpu:
+    """Ships the ONNX graph itself: what a session optimizes for this machine's CPU may not run on another."""
+
+    distributions: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx", "nncf")
+    accepts: ClassVar[frozenset[str]] = frozenset({"onnx"})
+
+    def capabilities(self, profile: DeviceProfile) -> Capabilities:
+        """Raises UnsupportedError where the device has no such runtime or another architecture."""
+        runtime = runtime_of(profile, NAME)
+        if profile.architecture not in ARCHITECTURES:
+            raise UnsupportedError(f"ONNX Runtime has no release for {profile.architecture}, which {profile.name} is")
+        opset, ir_version = onnxruntime_reads(runtime)
+        why_not = unlike_here(profile) or not_here(runtime, "onnxruntime")
+        return Capabilities(
+            executes_here=not why_not,
+            answers_here=installed_version("onnxruntime") is not None,
+            why_not=why_not,
+            status="ready",
+            precisions=tuple(p for p in profile.precisions if p in PRECISIONS),
+            opset=opset,
+            ir_version=ir_version,
+        )
+
+    def fingerprint(self) -> dict[str, str]:
+        return fingerprint(self.distributions)
+
+    def decides_by(self, profile: DeviceProfile) -> dict[str, Any]:
+        """The kind of int8 kernel and the graph format; where candidates are timed here, also what they run on."""
+        able = self.capabilities(profile)
+        facts: dict[str, Any] = {
+            "int8_kernels": int8_kernels(profile.architecture, profile.isa),
+            "opset": able.opset,
+            "ir_version": able.ir_version,
+            "precisions": list(able.precisions),
+        }
+        if able.executes_here:
+            facts |= {"cpu": cpu_model(), "onnxruntime": installed_version("onnxruntime")}
+        return facts
+
+    def candidates(
+        self, package: ModelPackage, profile: DeviceProfile, calibration: "CalibrationSet"
+    ) -> Sequence[Candidate]:
+        """In the order of what was fastest, and right, on processors of that kind."""
+        able = self.capabilities(profile)
+        kernels = int8_kernels(profile.architecture, profile.isa)
+        narrow = kernels == "saturating"
+        unsigned = StaticScheme("uint8", reduce_range=narrow)
+        signed = StaticScheme("int8", reduce_range=narrow)
+
+        def made(name: str, scheme: StaticScheme) -> Candidate:
+            return static(f"{name}-reduced-range" if narrow else name, scheme, package, calibration, able)
+
+        nncf = nncf_onnx("nncf", package, calibration, able, saturating=narrow)
+        if package.architecture == "transformer":
+            # Ranges of a transformer's activations depend on the sample: dynamic ones hold where static ones break.
+            products = StaticScheme("uint8", MATRIX_PRODUCTS, reduce_range=narrow)
+            name = "dynamic-reduced-range" if narrow else "dynamic"
+            return (
+                dynamic(name, package, able, reduce_range=narrow),
+                made("static-u8s8-products", products),
+                made("static-u8s8", unsigned),
+                nncf,
+            )
+        if profile.architecture == "aarch64":
+            return (made("static-s8s8", signed), made("static-u8s8", unsigned), nncf)
+        return (made("static-u8s8", unsigned), nncf, made("static-s8s8", signed))
+
+    def compile(self, package: ModelPackage, profile: DeviceProfile, threads: int, out: Path) -> CompiledModel:
+        """The graph in the opset and IR version of the oldest runtime in the range.
+
+        Raises UnsupportedError where there is no such form or this machine's runtime does not load it.
+        """
+        import onnx
+
+        from targets.device.errors import DeviceError
+        from targets.device.runners import load_runner
+
+        able = self.capabilities(profile)
+        onnx.save(fit(read_graph(package), able.opset, able.ir_version), out / FILE)
+        compiled = CompiledModel.of(
+            package,
+            out,
+            target=NAME,
+            runner=RUNNER,
+            files=(FILE,),
+            status=able.status,
+            options={"threads": threads, "optimization": "all"},
+            requires={
+                "architecture": profile.architecture,
+                "isa": flags_needed(profile) if package.precision == "int8" else [],
+                "runtime": {"onnxruntime": runtime_of(profile, NAME).version},
+                "python_packages": ["numpy", "onnxruntime"],
+            },
+        )
+        try:
+            load_runner(RUNNER, out, list(compiled.files), compiled.options)
+        except DeviceError as error:
+            raise UnsupportedError(error.message, error.next_step) from error
+        return compiled
+
+    def simulate(self, package: ModelPackage, profile: DeviceProfile, out: Path) -> CompiledModel:
+        """The artifact itself: an ONNX graph gives its answers on any CPU of the runtime's."""
+        return self.compile(package, profile, 1, out)

@@ -1,0 +1,28 @@
+"""What every test runs under: no hub, no telemetry, and a store that is not the user's."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Read by libraries when they are imported, so set before any test is collected.
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NNCF_CI="1", NO_COLOR="1", COLUMNS="200")
+
+# The same examples each time in CI, new ones at a developer's; no deadlines, which a busy machine would miss.
+settings.register_profile("edgewright", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("edgewright")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The folder of the working copy."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEWRIGHT_STORE", str(tmp_path_factory.mktemp("store")))
+        yield

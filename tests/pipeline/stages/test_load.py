@@ -1,0 +1,135 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from calibration.errors import InputError, UnsupportedError
+from pipeline.model import ModelRecord, load_model, run_model
+from pipeline.recipe import ModelSource
+from pipeline.stages.export import Export
+from pipeline.stages.load import Load
+
+
+def load(make_work, task, data, source, teacher=None, name="load") -> Path:
+    work = make_work(name)
+    Load()(work, task=task, source_model=source, data=data, teacher=teacher)
+    return work.out
+
+
+def test_a_factory_with_weights_is_rebuilt_with_the_same_answers(recipe_folder, teacher):
+    weights = load_file(recipe_folder / "teacher.safetensors")
+    module = load_model(teacher, recipe_folder)
+    assert all(torch.equal(t, weights[name]) for name, t in module.state_dict().items())
+    record = ModelRecord.load(teacher)
+    assert record.trained
+    assert record.classes == 3
+    assert record.inputs == {"pixel_values": ("float32", (1, 12, 12))}
+
+
+def test_macs_and_parameters_are_those_of_the_architecture(student):
+    record = ModelRecord.load(student)
+    stem, block, head = 6 * 6 * 9 * 16, 2 * 6 * 6 * 9 * 16 * 16, 16 * 3
+    assert record.macs == stem + block + head
+    assert record.parameters == 9 * 16 + 2 * 9 * 16 * 16 + 3 * 2 * 16 + head + 3
+    assert not record.trained
+
+
+def test_a_fresh_student_has_the_same_weights_each_time(make_work, task, data, teacher, student):
+    again = load(make_work, task, data, ModelSource(factory="nets.py:student"), teacher)
+    assert (again / "weights.safetensors").read_bytes() == (student / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (ModelSource(factory="nets.py:teacher"), "random weights"),
+        (ModelSource(factory="nets.py:teacher", weights="none.safetensors"), "none.safetensors: no such"),
+        (ModelSource(factory="nets.py:student", weights="teacher.safetensors"), "blocks.1.a.0.weight.*of another shape: stem"),
+        (ModelSource(factory="nets.py:absent", weights="teacher.safetensors"), "absent"),
+        (ModelSource(folder="no-model"), "no config.json"),
+        (ModelSource(onnx="no.onnx"), "no.onnx: no such"),
+        (ModelSource(keep_layers=(0,)), "the student's"),
+    ],
+)
+def test_a_source_that_gives_no_teacher_is_refused(make_work, task, data, teacher, source, said):
+    with pytest.raises(InputError, match=said):
+        load(make_work, task, data, source)
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("two", "gives 2 outputs, but the data has 3 classes: left, right, across"),
+        ("colour", r"does not take pixel_values \[4, 1, 12, 12\]"),
+        ("number", "gave a int"),
+        ("undefined", "NaN"),
+    ],
+)
+def test_a_student_that_does_not_fit_the_data_is_refused(make_work, task, data, teacher, factory, said):
+    with pytest.raises(InputError, match=said):
+        load(make_work, task, data, ModelSource(factory=f"nets.py:{factory}"), teacher)
+
+
+def test_weights_that_are_not_numbers_are_refused_by_name(make_work, task, data, recipe_folder, teacher):
+    weights = load_file(recipe_folder / "teacher.safetensors")
+    weights["head.weight"][1, 2] = float("nan")
+    save_file(weights, recipe_folder / "nan.safetensors")
+    with pytest.raises(InputError, match=r"nan\.safetensors: NaN or infinity in head\.weight"):
+        load(make_work, task, data, ModelSource(factory="nets.py:teacher", weights="nan.safetensors"))
+
+
+def test_a_pickle_needs_permission(make_work, task, data, recipe_folder, teacher):
+    torch.save(load_file(recipe_folder / "teacher.safetensors"), recipe_folder / "teacher.pt")
+    with pytest.raises(InputError, match="is a pickle"):
+        load(make_work, task, data, ModelSource(factory="nets.py:teacher", weights="teacher.pt"), name="refused")
+    source = ModelSource(factory="nets.py:teacher", weights="teacher.pt", allow_pickle=True)
+    out = load(make_work, task, data, source, name="allowed")
+    assert (out / "weights.safetensors").read_bytes() == (teacher / "weights.safetensors").read_bytes()
+
+
+def test_keep_layers_inherits_the_teachers_weights(make_work, task, data, recipe_folder, teacher):
+    out = load(make_work, task, data, ModelSource(keep_layers=(1,)), teacher)
+    whole, part = (load_model(folder, recipe_folder) for folder in (teacher, out))
+    whole.blocks = torch.nn.Sequential(whole.blocks[1])
+    x = {"pixel_values": torch.randn(5, 1, 12, 12)}
+    assert torch.equal(run_model(whole, x), run_model(part, x))
+    assert ModelRecord.load(out).trained
+
+
+def test_layers_that_the_teacher_has_not_are_refused(make_work, task, data, teacher):
+    with pytest.raises(InputError, match="blocks has 2 layers"):
+        load(make_work, task, data, ModelSource(keep_layers=(2,)), teacher)
+
+
+def test_onnx_is_checked_and_taken_as_it_is(make_work, task, data, recipe_folder, teacher):
+    work = make_work("export")
+    Export()(work, task=task, data=data, model=teacher)
+    graph = onnx.load(work.out / "model.onnx")
+    graph.graph.input[0].name = "image"
+    graph.graph.node[0].input[0] = "image"
+    onnx.save(graph, recipe_folder / "teacher.onnx")
+    out = load(make_work, task, data, ModelSource(onnx="teacher.onnx"))
+    record = ModelRecord.load(out)
+    assert record.macs == ModelRecord.load(teacher).macs
+    assert record.classes == 3
+    assert [i.name for i in onnx.load(out / "model.onnx").graph.input] == ["pixel_values"]
+    with pytest.raises(UnsupportedError, match="exists only as ONNX"):
+        load_model(out, recipe_folder)
+    with pytest.raises(UnsupportedError, match="exists only as ONNX"):
+        load(make_work, task, data, ModelSource(keep_layers=(0,)), out, name="student")
+
+
+def test_onnx_with_weights_that_are_not_numbers_is_refused(make_work, task, data, recipe_folder, teacher):
+    work = make_work("export")
+    Export()(work, task=task, data=data, model=teacher)
+    graph = onnx.load(work.out / "model.onnx")
+    tensor = next(t for t in graph.graph.initializer if t.name == "head.weight")
+    bad = onnx.numpy_helper.to_array(tensor).copy()
+    bad[0, 0] = np.nan
+    tensor.CopyFrom(onnx.numpy_helper.from_array(bad, tensor.name))
+    onnx.save(graph, recipe_folder / "bad.onnx")
+    with pytest.raises(InputError, match=r"bad\.onnx: NaN or infinity in head\.weight"):
+        load(make_work, task, data, ModelSource(onnx="bad.onnx"))

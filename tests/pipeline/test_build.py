@@ -1,0 +1,200 @@
+"""Whole builds of a small project: what is rebuilt after which change, what a refusal leaves, what a kill leaves."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.plan import make_plan
+from pipeline.recipe import load_recipe
+from pipeline.run import build
+from pipeline.store import Store
+from tests.pipeline.tiny import write_project
+
+STAGES = [
+    "prepare", "load teacher", "load student", "predict", "distill", "prune", "export teacher", "export", "calibrate",
+    "quantize", "compile teacher", "compile", "validate", "package",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the project, a store in which it has been built, and dist/."""
+    folder = tmp_path_factory.mktemp("tiny")
+    recipe = write_project(folder / "project")
+    result = build(load_recipe(recipe, run_user_code=True), Store(folder / "store"), folder / "dist", quiet=True)
+    assert result.exit_code == 0, result.reports
+    return folder
+
+
+@pytest.fixture
+def project(built: Path, tmp_path: Path) -> Path:
+    """A copy of the built project: its store too, so that a test may damage it. Files keep their times."""
+    shutil.copytree(built, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments],
+        env={**os.environ, "EDGEWRIGHT_STORE": str(folder / "store")},
+        cwd=folder / "project",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def uncached(folder: Path) -> dict[str, str]:
+    """Stage -> reason, of the stages that a build would run."""
+    recipe = load_recipe(folder / "project" / "tiny.yaml")
+    store = Store(folder / "store")
+    return {row.stage: row.reason for row in make_plan(recipe, store).rows(store) if not row.cached}
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_a_build_gives_a_proven_bundle_and_its_report(built: Path) -> None:
+    device = built / "dist" / "tiny" / "host"
+    report = json.loads((device / "report.json").read_text())
+    assert report["schema"] == 1
+    assert report["verdict"] == "pass"
+    assert [stage["name"] for stage in report["stages"]] == STAGES
+    assert report["accuracy"]["samples"] == 600
+    assert len(report["slices"]) == 3
+    assert (device / "report.html").stat().st_size > 1000
+    manifest = json.loads((device / "bundle" / "payload" / "manifest.json").read_text())
+    assert set(manifest["files"]) >= {"golden.npz", "device.pyz", "sbom.cdx.json", *manifest["model"]["files"]}
+    assert run(built, "validate", str(device)).returncode == 0
+
+
+def test_the_student_is_smaller_in_fact(built: Path) -> None:
+    report = json.loads((built / "dist" / "tiny" / "host" / "report.json").read_text())
+    assert report["artifact"]["size_bytes"] < report["baseline"]["size_bytes"] / 2
+
+
+def test_nothing_changed_nothing_runs(project: Path) -> None:
+    assert uncached(project) == {}
+    dist = {path: path.stat().st_mtime_ns for path in (project / "dist").rglob("*")}
+    result = run(project, "build", "tiny.yaml", "--out", "../dist")
+    assert result.returncode == 0, result.stderr
+    assert {path: path.stat().st_mtime_ns for path in (project / "dist").rglob("*")} == dist
+
+
+def test_a_clone_under_another_path_finds_everything_cached(project: Path) -> None:
+    (project / "project").rename(project / "elsewhere")
+    recipe = load_recipe(project / "elsewhere" / "tiny.yaml")
+    store = Store(project / "store")
+    assert all(row.cached for row in make_plan(recipe, store).rows(store))
+
+
+def test_a_change_of_calibration_images_rebuilds_from_calibrate_on(project: Path) -> None:
+    file = project / "project" / "calibration.npz"
+    arrays = dict(np.load(file))
+    arrays["image"][0, 0, 0, 0] ^= 1
+    np.savez(file, **arrays)
+    assert list(uncached(project)) == ["calibrate", "quantize", "compile", "validate", "package"]
+    assert "calibration.npz" in uncached(project)["calibrate"]
+
+
+def test_a_change_of_a_script_that_the_model_imports_rebuilds_all_that_rests_on_the_models(project: Path) -> None:
+    edit(project / "project" / "layers.py", "nn.MaxPool2d(2)", "nn.AvgPool2d(2)")
+    assert list(uncached(project)) == [s for s in STAGES if s not in ("prepare", "calibrate")]
+    assert "layers.py" in uncached(project)["load teacher"]
+
+
+def test_a_change_of_the_evaluator_rebuilds_validate_and_package(project: Path) -> None:
+    edit(project / "project" / "tiny.yaml", "seconds: 1,", "seconds: 0.5,")
+    assert list(uncached(project)) == ["validate", "package"]
+    assert "seconds" in uncached(project)["validate"]
+
+
+def test_another_version_of_a_tool_rebuilds_what_that_tool_makes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline import plan
+
+    installed = plan._version
+    monkeypatch.setattr(plan, "_version", lambda name: "99" if name == "torch-pruning" else installed(name))
+    stages = list(uncached(project))
+    assert stages[0] == "prune"
+    assert "distill" not in stages
+    assert "99" in uncached(project)["prune"]
+
+
+def test_a_flipped_bit_in_the_store_is_found_rebuilt_and_said(project: Path) -> None:
+    recipe = load_recipe(project / "project" / "tiny.yaml")
+    chain = make_plan(recipe, Store(project / "store")).chains["host"]
+    compiled = next(node for node in chain if node.label == "compile")
+    file = next((project / "store" / "artifacts" / compiled.digest).glob("*.onnx"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert list(uncached(project)) == ["compile"]
+    result = run(project, "build", "tiny.yaml", "--out", "../dist")
+    assert result.returncode == 0, result.stderr
+    assert file.name in result.stderr
+    assert uncached(project) == {}
+
+
+def test_a_budget_that_cannot_be_met_writes_the_report_and_no_bundle(project: Path) -> None:
+    edit(project / "project" / "tiny.yaml", "size_mb: 1", "size_mb: 0.0001")
+    before = {row["digest"] for row in Store(project / "store").ls()}
+    result = run(project, "build", "tiny.yaml", "--out", "../dist")
+    assert result.returncode == 3
+    assert "size_mb" in result.stdout + result.stderr
+    device = project / "dist" / "tiny" / "host"
+    report = json.loads((device / "report.json").read_text())
+    assert report["verdict"] == "fail"
+    assert "size_mb" in report["refusal"]["next_step"]
+    assert not (device / "bundle").exists()
+    assert before <= {row["digest"] for row in Store(project / "store").ls()}
+
+
+@pytest.mark.slow
+def test_a_killed_build_goes_on_from_the_last_stage(project: Path) -> None:
+    edit(project / "project" / "tiny.yaml", "epochs: 2", "epochs: 60")
+    command = [sys.executable, "-m", "pipeline.cli", "build", "tiny.yaml", "--out", "../dist"]
+    environment = {**os.environ, "EDGEWRIGHT_STORE": str(project / "store")}
+    process = subprocess.Popen(command, cwd=project / "project", env=environment, stderr=subprocess.PIPE)
+    scratch = project / "store" / "scratch"
+    deadline = time.monotonic() + 120
+    while not any(f.stat().st_size for f in scratch.rglob("*") if f.is_file()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert list(uncached(project))[0] == "distill"
+    assert list(scratch.iterdir())
+    result = run(project, "build", "tiny.yaml", "--out", "../dist")
+    assert result.returncode == 0, result.stderr
+    assert uncached(project) == {}
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_two_builds_at_once_on_one_store_do_the_work_once(project: Path) -> None:
+    shutil.rmtree(project / "store")
+    command = [sys.executable, "-m", "pipeline.cli", "build", "tiny.yaml", "--json", "--out"]
+    environment = {**os.environ, "EDGEWRIGHT_STORE": str(project / "store")}
+    processes = [
+        subprocess.Popen(
+            [*command, f"../dist{i}"], cwd=project / "project", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for i in range(2)
+    ]
+    reports: list[Any] = [json.loads(process.communicate()[0])[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    made = [sum(not stage["cached"] for stage in report["stages"]) for report in reports]
+    assert sum(made) == len(STAGES)
+    payloads = [project / f"dist{i}" / "tiny" / "host" / "bundle" / "payload" / "manifest.json" for i in range(2)]
+    assert payloads[0].read_bytes() == payloads[1].read_bytes()

@@ -1,0 +1,146 @@
+"""The store's laws: whole or not at all, hashed on every read, safe for several builds."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from calibration.errors import IntegrityError
+from pipeline.store import Store
+
+DIGEST = "ab" * 32
+
+
+def put(store: Store, digest: str = DIGEST, **files: bytes) -> Path:
+    with store.lock(digest), store.temporary(digest) as folder:
+        (folder / "deep").mkdir()
+        for name, content in (files or {"a.bin": b"one", "deep/b.bin": b"two"}).items():
+            (folder / name).write_bytes(content)
+        store.publish(folder, "distill", digest, 1.5, 1000, {"torch": "2"})
+    return store.path(digest)
+
+
+def test_an_artifact_is_what_was_published(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.open(DIGEST) is None
+    folder = put(store)
+    record = store.open(DIGEST)
+    assert record is not None
+    assert record.stage == "distill"
+    assert set(record.files) == {"a.bin", "deep/b.bin"}
+    assert (folder / "deep/b.bin").read_bytes() == b"two"
+
+
+@pytest.mark.parametrize("name", ["a.bin", "deep/b.bin", "artifact.json"])
+def test_every_flipped_bit_is_found_though_size_and_mtime_stay(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path)
+    path = put(store) / name
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(IntegrityError, match=name.rpartition("/")[2]):
+        store.open(DIGEST)
+    store.discard(DIGEST)
+    assert store.open(DIGEST) is None
+
+
+@pytest.mark.parametrize("change", ["missing", "surplus"])
+def test_missing_and_surplus_files_are_found(tmp_path: Path, change: str) -> None:
+    store = Store(tmp_path)
+    folder = put(store)
+    if change == "missing":
+        (folder / "a.bin").unlink()
+    else:
+        (folder / "c.bin").touch()
+    with pytest.raises(IntegrityError, match=r"[ac]\.bin is missing or surplus"):
+        store.open(DIGEST)
+
+
+def work_and_die(root: Path) -> None:
+    store = Store(root)
+    with store.lock(DIGEST), store.temporary(DIGEST) as folder, store.scratch(DIGEST) as scratch:
+        (folder / "half").write_bytes(b"x")
+        (scratch / "epoch-1").write_bytes(b"kept")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_build_leaves_its_checkpoints_and_nothing_that_looks_like_an_artifact(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=work_and_die, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    store = Store(tmp_path)
+    assert store.open(DIGEST) is None
+    with store.lock(DIGEST), store.temporary(DIGEST) as folder, store.scratch(DIGEST) as scratch:
+        assert list(folder.iterdir()) == []
+        assert (scratch / "epoch-1").read_bytes() == b"kept"
+    assert not (tmp_path / "scratch" / DIGEST).exists()
+
+
+def hold(root: Path, ready: Path) -> None:
+    with Store(root).lock(DIGEST):
+        ready.touch()
+        time.sleep(0.5)
+        put_inside(Store(root))
+
+
+def put_inside(store: Store) -> None:
+    with store.temporary(DIGEST) as folder:
+        (folder / "a.bin").write_bytes(b"theirs")
+        store.publish(folder, "distill", DIGEST, 0, 0, {})
+
+
+def test_a_second_build_waits_and_finds_what_the_first_made(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    process = multiprocessing.get_context("spawn").Process(target=hold, args=(tmp_path / "store", ready))
+    process.start()
+    while not ready.exists():
+        time.sleep(0.01)
+    store = Store(tmp_path / "store")
+    with store.lock(DIGEST):
+        assert store.open(DIGEST) is not None
+        assert (store.path(DIGEST) / "a.bin").read_bytes() == b"theirs"
+    process.join()
+
+
+def test_pruning_takes_what_is_old_and_leaves_what_is_worked_on(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    old, young, busy = "aa" * 32, "bb" * 32, "cc" * 32
+    for digest in (old, young, busy):
+        put(store, digest)
+    for digest in (old, busy):
+        os.utime(store.path(digest), (0, 0))
+    with store.lock(busy):
+        assert store.prune(keep_days=1) == [old]
+    assert {row["digest"] for row in store.ls()} == {young, busy}
+
+
+def test_the_memory_of_hashes_follows_the_contents(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    file = tmp_path / "data.csv"
+    seen: set[str] = set()
+    for content in (b"one", b"two", b"three"):
+        file.write_bytes(content)
+        seen.add(store.hashes.tree(file))
+    assert len(seen) == 3
+    os.utime(file, (1, 1))
+    first = store.hashes.file(file)
+    assert store.hashes.file(file) == first
+    file.write_bytes(b"other")
+    assert store.hashes.file(file) != first
+
+
+def test_a_folder_digest_covers_names_and_contents_but_no_hidden_files(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    folder = tmp_path / "data"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat" / "1.png").write_bytes(b"1")
+    first = store.hashes.tree(folder)
+    (folder / ".DS_Store").write_bytes(b"noise")
+    assert store.hashes.tree(folder) == first
+    (folder / "cat" / "1.png").rename(folder / "cat" / "2.png")
+    assert store.hashes.tree(folder) != first
