@@ -14,7 +14,7 @@ FROM base AS device-part
 WORKDIR /source
 COPY calibration calibration
 COPY targets targets
-RUN python3 -m targets.device_pyz /device.pyz
+RUN python3 -c "from pathlib import Path; from targets.device_pyz import build_device_pyz; build_device_pyz(Path('/device.pyz'))"
 
 FROM base AS device
 COPY constraints.txt /tmp/constraints.txt

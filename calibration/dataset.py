@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,8 @@ class CalibrationSet:
         ]
 
     def save(self, folder: Path) -> None:
-        np.savez(folder / "calibration.npz", label=self.labels, **{f"input.{k}": v for k, v in self.inputs.items()})
+        arrays: dict[str, Any] = {"label": self.labels} | {f"input.{k}": v for k, v in self.inputs.items()}
+        np.savez(folder / "calibration.npz", **arrays)
         (folder / "calibration.json").write_text(json.dumps({"schema": 1, "seed": self.seed, "ids": self.ids}))
 
     @classmethod

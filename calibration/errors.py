@@ -1,5 +1,7 @@
 """The errors a user can cause. `cli.py` catches them once and exits with their code."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -36,3 +38,12 @@ class UnsupportedError(EdgewrightError):
     """This device, instruction set, system or runtime is not one that can be worked on."""
 
     exit_code = 5
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the one that was likely meant, else all that are known."""
+    by_lower = {word.lower(): word for word in known}
+    close = get_close_matches(name.lower(), by_lower, 1, 0.6)
+    if close:
+        return f" (did you mean {by_lower[close[0]]!r}?)"
+    return f" (there are: {', '.join(by_lower.values())})" if by_lower else ""

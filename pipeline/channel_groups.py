@@ -65,8 +65,9 @@ class ChannelGraph:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it reports parameters outside of layers, which it handles
-                self._graph = tp.DependencyGraph().build_dependency(
-                    module, example_inputs=dict(inputs), forward_fn=run_model
+                run: Any = run_model
+                self._graph: Any = tp.DependencyGraph().build_dependency(
+                    module, example_inputs=dict(inputs), forward_fn=run
                 )
         except CUT_ERRORS as error:
             raise UnsupportedError(f"prune: the model cannot be traced: {error}", "leave prune out") from error

@@ -55,7 +55,7 @@ def handle_missing(table: Table, names: Sequence[str], rule: "str | Mapping[str,
 def _missing(table: Table, name: str) -> np.ndarray:
     column = table.columns[name]
     if column.dtype.kind == "f":
-        _refuse(table, name, ~np.isfinite(column.reshape(len(column), -1)).all(axis=1))
+        _refuse(table, name, np.asarray(~np.isfinite(column.reshape(len(column), -1)).all(axis=1)))
     if column.dtype != object:
         return np.zeros(len(column), dtype=bool)
     _refuse(table, name, np.array([isinstance(v, float) and not np.isfinite(v) for v in column], dtype=bool))
@@ -101,7 +101,8 @@ def without_leakage(train: Split, held_out: Mapping[str, tuple[Split, Table]], t
         if both and rule == "refuse":
             pairs = "; ".join(f"{table.where(i)} = {other.where(j)}" for i, j in both[:3])
             raise InputError(
-                f"{len(both)} samples of {name} are among the training samples too ({pairs}): a score on them would prove nothing",
+                f"{len(both)} samples of {name} are among the training samples too ({pairs}): a score on them "
+                "would prove nothing",
                 "remove them, or let them be removed from the training samples: data: {leakage: drop}",
             )
         leaked |= {i for i, _ in both}

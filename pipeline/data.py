@@ -84,7 +84,7 @@ class Split:
 
 
 def sample_ids(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Hex sha256 of each sample over its stored arrays, [n] S64. Samples with equal ids are one and the same to a model."""
+    """Hex sha256 of each sample over its stored arrays, [n] S64. Samples with equal ids are the same to a model."""
     arrays = [np.ascontiguousarray(array) for _, array in sorted(columns.items())]
     n = len(arrays[0])
     rows = [a.reshape(n, -1).view(np.uint8).reshape(n, -1) for a in arrays]

@@ -4,15 +4,16 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from calibration.errors import UnsupportedError
 from pipeline.onnx_graph import OPSET
 
 if TYPE_CHECKING:
     import torch
+    import transformers
     from torch import nn
 
     from pipeline.model import ModelRecord
@@ -55,29 +56,31 @@ def export_hugging_face(module: "nn.Module", record: "ModelRecord", task: "Task"
 
     Raises UnsupportedError where Optimum does not know the architecture.
     """
-    from optimum.exporters.onnx import model_configs  # noqa: F401  # registers the architectures it knows
+    import importlib
+
     from optimum.exporters.onnx.convert import export_pytorch
     from optimum.exporters.tasks import TasksManager
 
     from pipeline.hugging_face import quiet, task_name
 
     quiet()
-    kind = task_name(task)
+    importlib.import_module("optimum.exporters.onnx.model_configs")  # it registers the architectures that it knows
+    kind, model = task_name(task), cast("transformers.PreTrainedModel", module)
     try:
         make = TasksManager.get_exporter_config_constructor(
-            exporter="onnx", model=module, task=kind, library_name="transformers"
+            exporter="onnx", model=model, task=kind, library_name="transformers"
         )
-        known = make(module.config)
+        known = make(model.config)
     except (KeyError, ValueError) as error:
         raise UnsupportedError(
             f"export: Optimum cannot export {type(module).__name__} for {kind}", "give the model as a factory"
         ) from error
     axes = {name: {0: "batch"} for name in record.inputs}
     ports = {"inputs": property(lambda _: axes), "outputs": property(lambda _: {"logits": {0: "batch"}})}
-    narrowed = type("Narrowed", (type(known),), ports)
+    narrowed: Any = type("Narrowed", (type(known),), ports)
     shapes = _dummy_shapes(record)
     with quietly():
-        export_pytorch(module.eval(), narrowed(module.config, task=kind), OPSET_OF_TRACING, path, input_shapes=shapes)
+        export_pytorch(model.eval(), narrowed(model.config, task=kind), OPSET_OF_TRACING, path, input_shapes=shapes)
 
 
 # What torch's tracing exporter, which Optimum calls, writes best.
@@ -95,17 +98,14 @@ def _dummy_shapes(record: "ModelRecord") -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
+def quietly() -> Generator[None]:
     """What the exporters print, log and warn of is for their developers: an export that failed raises."""
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "optimum")
     before = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         for name in names:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        import torch
-
-        for category in (FutureWarning, DeprecationWarning, UserWarning, torch.jit.TracerWarning):
-            warnings.simplefilter("ignore", category)
+        warnings.simplefilter("ignore")
         try:
             yield
         finally:

@@ -55,9 +55,11 @@ class FileHashes:
 
 
 def files_below(folder: Path) -> Iterable[str]:
-    """Relative names of the files below a folder, in no order, hidden ones left out."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".")]
+    """Relative names of the files below a folder, in no order, hidden ones left out. Links to folders are followed once."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(parent))
+        folders[:] = [f for f in folders if not f.startswith(".") and os.path.realpath(os.path.join(parent, f)) not in seen]
         for name in names:
             if not name.startswith("."):
-                yield str((Path(parent) / name).relative_to(folder))
+                yield os.path.relpath(os.path.join(parent, name), folder)

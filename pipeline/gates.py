@@ -138,9 +138,11 @@ def _slice(name: str, pairs: Pairs, level: float, limit: float) -> SliceResult:
 
 
 def _slice_verdict(pairs: Pairs, level: float, limit: float) -> SliceVerdict:
-    if pairs.lower(level) > limit:
+    """By the test whose rejection the bounds stand for: the lower bound exceeds the limit, or the upper does not."""
+    z = pairs.z(limit)
+    if z > NormalDist().inv_cdf(1 - level):
         return "harmed"
-    return "ok" if pairs.upper() <= limit else "unresolved"
+    return "ok" if z <= NormalDist().inv_cdf(ALPHA) else "unresolved"
 
 
 def _samples_needed(pairs: Pairs, level: float, limit: float) -> int | None:
@@ -251,5 +253,5 @@ def _round(value: float, towards: Callable[[float], int]) -> str:
     """Three significant digits, rounded to the side on which the limit still holds."""
     if value == 0:
         return "0"
-    digits = 2 - math.floor(math.log10(abs(value)))
+    digits = min(12, 2 - math.floor(math.log10(abs(value))))
     return f"{towards(value * 10**digits) / 10**digits:.10g}"

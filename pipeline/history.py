@@ -10,10 +10,13 @@ from pipeline.recipe import Recipe
 
 
 class History:
-    """Device and stage -> the key of its last build, for one recipe file. Only for explanations: no decision rests on it."""
+    """Device and stage -> the key of its last build, for one recipe, wherever it lies.
+
+    Only for explanations: no decision rests on it.
+    """
 
     def __init__(self, store_root: Path, recipe: Recipe) -> None:
-        name = hashlib.sha256(str(recipe.path.resolve()).encode()).hexdigest()[:32]
+        name = hashlib.sha256(f"{recipe.path.name}/{recipe.name}".encode()).hexdigest()[:32]
         self._file = store_root / "history" / f"{name}.json"
         try:
             self._keys: dict[str, dict[str, str]] = json.loads(self._file.read_text())

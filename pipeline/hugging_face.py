@@ -81,16 +81,13 @@ def quiet() -> None:
 
 
 def _check_complete(folder: Path, module: "nn.Module", found: dict[str, Any], may_lack_head: bool) -> None:
-    encoder = f"{module.base_model_prefix}."
-    missing = sorted(n for n in found["missing_keys"] if not may_lack_head or str(n).startswith(encoder))
-    misshaped = sorted(
-        str(m[0]) for m in found["mismatched_keys"] if not may_lack_head or str(m[0]).startswith(encoder)
-    )
-    problems = [
-        f"{len(names)} {what}: {', '.join(map(str, names[:4]))}"
-        for names, what in ((missing, "missing"), (misshaped, "of another shape"))
-        if names
-    ]
+    # transformers gives names, or before 4.56 (name, shape, shape).
+    misshaped = [m if isinstance(m, str) else m[0] for m in found["mismatched_keys"]]
+    problems: list[str] = []
+    for names, what in ((found["missing_keys"], "missing"), (misshaped, "of another shape")):
+        needed = sorted(n for n in names if not may_lack_head or n.startswith(f"{module.base_model_prefix}."))
+        if needed:
+            problems.append(f"{len(needed)} {what}: {', '.join(needed[:4])}")
     if problems:
         raise InputError(
             f"{folder} does not fit {type(module).__name__}: {'; '.join(problems)}",

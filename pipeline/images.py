@@ -11,7 +11,7 @@ from calibration.errors import InputError
 from pipeline.data import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from PIL.Image import Image
 
@@ -22,9 +22,13 @@ GREY_MODES = frozenset({"1", "L", "LA", "I;16", "I", "F"})
 def as_uint8(table: Table, column: str, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
     """The images of a column, uint8 [n, height, width, channels].
 
-    Cells are arrays ([n, height, width] or [n, height, width, 1 or 3] uint8), nested lists, paths relative to the table's
-    folder, or the bytes of an image file. size: (height, width), None for that of the data; other sizes are resized with
-    Pillow's bilinear filter, which averages when it shrinks. channels: 1 for grey, 3 for RGB, None for the data's own.
+    Cells are arrays ([n, height, width] or [n, height, width, 1 or 3] uint8), nested lists, paths relative to the
+    table's folder, or the bytes of an image file.
+
+    size: (height, width), None for that of the data; other sizes are resized with Pillow's bilinear filter, which
+        averages where it shrinks.
+    channels: 1 for grey, 3 for RGB, None for the data's own.
+
     Raises InputError naming the sample that is no such image, or sizes that differ where none was asked for.
     """
     cells = table.columns[column]
@@ -71,7 +75,7 @@ def _checked_array(table: Table, array: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _opened(table: Table, cell: Any, index: int) -> "Iterator[Image]":
+def _opened(table: Table, cell: Any, index: int) -> "Generator[Image]":
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(cell, (np.ndarray, list)):

@@ -130,7 +130,7 @@ def churn(teacher_pred: "np.ndarray", artifact_pred: "np.ndarray") -> Upper:
     z = NormalDist().inv_cdf(0.95)
     centre = share + z * z / (2 * n)
     spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Upper(share, min(1.0, (centre + spread) / (1 + z * z / n)))
+    return Upper(share, min(1.0, max(share, (centre + spread) / (1 + z * z / n))))
 
 
 def repeated(values: Sequence[float]) -> Figure:

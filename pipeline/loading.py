@@ -1,15 +1,17 @@
 """From what a recipe says of its data to stored samples: the same way for training, test and calibration data."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from calibration.errors import InputError
 from pipeline import clean, sources
 from pipeline.data import Split, Table, sample_ids
 from pipeline.recipe import DataSource
 from pipeline.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Record:
 
 
 def read_tables(source: DataSource, recipe_folder: Path) -> dict[str, Table]:
-    """The training samples ("train" or "all") first, then the splits that came with it or that data.test names; columns renamed."""
+    """The training samples ("train" or "all") first, then splits that came with them or data.test; columns renamed."""
     tables = _read(source.source, source, recipe_folder)
     if source.test is not None:
         if "test" in tables:
@@ -72,7 +74,7 @@ def encode(task: Task, table: Table, names: list[str], tokenizer: Path | None) -
 def load_calibration(
     task: Task, source: DataSource, names: list[str], recipe_folder: Path, tokenizer: Path | None
 ) -> Split:
-    """The samples of data.calibration (else of data.source, its training split), stored as those of the training are; copies and contradictions stay.
+    """The samples of data.calibration (else data.source's training ones), stored as prepare does; copies stay.
 
     names: the class names of prepare's record. Raises InputError naming what is wrong with them.
     """

@@ -45,7 +45,8 @@ class ModelRecord:
     history: tuple[Mapping[str, Any], ...] = field(default=())
 
     def save(self, folder: Path) -> None:
-        (folder / "model.json").write_text(json.dumps({"schema": 1} | asdict(self), indent=1, sort_keys=True))
+        # The order of the inputs is that of the module's arguments, so the keys stay as they are.
+        (folder / "model.json").write_text(json.dumps({"schema": 1} | asdict(self), indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> "ModelRecord":
@@ -120,7 +121,7 @@ def fresh_model(source: Mapping[str, Any], config: Path, recipe_folder: Path) ->
 def _from_factory(spec: str, recipe_folder: Path) -> "nn.Module":
     from torch import nn
 
-    from pipeline.user_code import call
+    from targets.user_code import call
 
     module = call(spec, recipe_folder)
     if not isinstance(module, nn.Module):

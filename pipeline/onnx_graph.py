@@ -1,6 +1,6 @@
 """ONNX files as a build takes them in and gives them on: one form of names, shapes and versions, and nothing local."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -193,10 +193,11 @@ def _strip(model: "onnx.ModelProto") -> None:
 
 
 @contextmanager
-def _refusals(what: str) -> Iterator[None]:
+def _refusals(what: str) -> Generator[None]:
     """Says in one line what ONNX Runtime refuses."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as runtime
+    import importlib
 
+    runtime = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
     refusals = (
         runtime.Fail,
         runtime.InvalidArgument,

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,9 +16,9 @@ from pipeline.history import History
 from pipeline.recipe import DataSource, Device, ModelSource, Recipe
 from pipeline.stage import Stage
 from pipeline.store import Store
-from pipeline.user_code import imported_files
 from targets.device.probe import cpu_model
 from targets.plugins import load, user_file
+from targets.user_code import imported_files
 
 # Facts of a machine that a probe measures and that no artifact depends on.
 NOT_IN_DIGEST = ("description", "memory_mb", "storage_mb")
@@ -169,7 +170,7 @@ class _Chain:
             elif role in ARTIFACT_ROLES:
                 values[role] = None
             else:
-                values[role] = given.get(role, self.value(role))
+                values[role] = given[role] if role in given else self.value(role)
                 key |= self.value_key(role, values[role])
         tools = versions(stage.distributions)
         code = [name]
@@ -180,7 +181,7 @@ class _Chain:
             code.append(self.device.target)
             tools |= self.target.fingerprint()
         for file, _ in filter(None, (user_file(c, self.recipe.folder) for c in code)):
-            key |= {f"code.file.{path.name}": self.hashes.file(path) for path in imported_files(file)}
+            key |= {f"code.file.{self.relative(path)}": self.hashes.file(path) for path in imported_files(file)}
         key |= flatten("tool", tools)
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         node = self.shared.setdefault(digest, Node(label or name, stage, inputs, values, key, tools, digest))
@@ -193,7 +194,9 @@ class _Chain:
             case "task":
                 return self.recipe.task
             case "source":
-                return self.recipe.data
+                return replace(self.recipe.data, calibration=None)
+            case "calibration_source":
+                return self.recipe.data if self.recipe.data.calibration else None
             case "tokenizer":
                 return self.recipe.teacher.folder
             case "budget":
@@ -218,22 +221,29 @@ class _Chain:
             return flatten(role, {"profile": profile, "target": value.target, "threads": value.threads})
         key = flatten(role, {"kind": type(value).__name__, **asdict(value)} if is_dataclass(value) else value)  # pyright: ignore[reportArgumentType]
         for path in self.files(role, value):
-            key[f"{role}.file.{path.name}"] = self.hashes.tree(path)
+            key[f"{role}.file.{self.relative(path)}"] = self.hashes.tree(path)
         return key
+
+    def relative(self, path: Path) -> str:
+        """A path as seen from the recipe: the same in a clone that lies elsewhere."""
+        return os.path.relpath(path, self.recipe.folder.resolve())
 
     def files(self, role: str, value: Any) -> Iterable[Path]:
         """The files and folders whose contents a value stands for."""
         match value:
+            case DataSource() if role == "calibration_source":
+                named = [value.calibration]
             case DataSource():
-                named = [value.source, value.test, value.calibration, *value.files]
+                named = [value.source, value.test, *value.files]
             case ModelSource():
                 named = [value.factory, value.weights, value.folder, value.onnx]
             case str() if role == "tokenizer":
-                named = [f"{value}/tokenizer.json", f"{value}/tokenizer_config.json"]
+                names = (f"{value}/tokenizer.json", f"{value}/tokenizer_config.json")
+                named = [name for name in names if (self.recipe.folder / name).exists()]
             case _:
                 named = []
         for name in filter(None, named):
-            path = self.recipe.folder / name.partition(":")[0]
+            path = self.recipe.folder.resolve() / name.partition(":")[0]
             yield from imported_files(path) if path.suffix == ".py" else (path,)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from pipeline.model import macs_by_module
 
 # Of each group at least this share stays: a layer cut to almost nothing does not recover.
 SMALLEST_SHARE = 0.2
+# How far below the share that was asked for is near enough.
+CLOSE = 0.02
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ def choose(costs: "Costs", importance: Sequence[torch.Tensor], kept: float) -> d
     """What to cut (group's position -> channels) so that at most the share `kept` of the multiply-accumulates stays.
 
     importance: per group, [width]. Chunks go in order of importance per multiply-accumulate saved; then the most
-    important that still fit come back. Raises InputError where so few cannot be reached.
+    important that still fit come back, and where the share is missed by far, one comes back for another that goes.
+    Raises InputError where so few cannot be reached.
     """
     waiting = [_chunks(i, g, importance[i]) for i, g in enumerate(costs.groups)]
     gone: list[list[Chunk]] = [[] for _ in costs.groups]
@@ -42,12 +46,20 @@ def choose(costs: "Costs", importance: Sequence[torch.Tensor], kept: float) -> d
             )
         chunk = min(firsts, key=lambda c: c.importance / max(1.0, now - costs.total(_with(gone, c))))
         gone[chunk.group].append(waiting[chunk.group].pop(0))
-    back = True
-    while back:
-        lasts = [chunks[-1] for chunks in gone if chunks]
-        back = [c for c in lasts if costs.total(_without(gone, c)) <= limit]
-        if back:
-            gone = _without(gone, max(back, key=lambda c: c.importance))
+    while back := [c for c in _lasts(gone) if costs.total(_without(gone, c)) <= limit]:
+        gone = _without(gone, max(back, key=lambda c: c.importance))
+    while (now := costs.total(gone)) < (1 - CLOSE) * limit:
+        nexts = [
+            next((c for c in _chunks(i, g, importance[i]) if c not in gone[i]), None)
+            for i, g in enumerate(costs.groups)
+        ]
+        swaps = [
+            _with(_without(gone, c), n) for c in _lasts(gone) for n in nexts if n is not None and n.group != c.group
+        ]
+        closer = [s for s in swaps if now < costs.total(s) <= limit]
+        if not closer:
+            break
+        gone = max(closer, key=costs.total)
     return {i: [c for chunk in chunks for c in chunk.channels] for i, chunks in enumerate(gone) if chunks}
 
 
@@ -59,7 +71,7 @@ def taylor_importance(
     """
     from torch_pruning.pruner.importance import GroupTaylorImportance
 
-    score = GroupTaylorImportance("sum", normalizer=None, multivariable=True)  # pyright: ignore[reportArgumentType]
+    score: Any = GroupTaylorImportance("sum", normalizer=None, multivariable=True)  # pyright: ignore[reportArgumentType]
     graph = ChannelGraph(module, inputs)
     members = [graph.group(g.root, range(g.width)) for g in groups]
     found = [torch.zeros(g.width) for g in groups]
@@ -137,6 +149,11 @@ def _chunks(position: int, group: Group, importance: torch.Tensor) -> list[Chunk
             break
         chunks.append(Chunk(position, tuple(piece), float(importance[piece].sum())))
     return chunks
+
+
+def _lasts(gone: Sequence[Sequence[Chunk]]) -> list[Chunk]:
+    """The chunk of each group that went last."""
+    return [chunks[-1] for chunks in gone if chunks]
 
 
 def _with(gone: Sequence[Sequence[Chunk]], chunk: Chunk) -> list[list[Chunk]]:

@@ -109,12 +109,12 @@ class Recipe:
     def user_files(self) -> tuple[Path, ...]:
         """The Python files that a build of this recipe runs, without those that they import."""
         models = [m for m in (self.teacher, self.student) if m is not None]
-        remote = [Path(m.folder) / "*.py" for m in models if m.folder and m.trust_remote_code]
+        remote = [f for m in models if m.folder and m.trust_remote_code for f in (self.folder / m.folder).glob("*.py")]
         named: list[Any] = [m.factory for m in models]
         named += [self.data.source, self.data.test, self.data.calibration, self.task_name]
         named += [name for name, _ in self.stages] + [device.target for device in self.devices]
         files = {self.folder / n.rpartition(":")[0] for n in named if n and n.rpartition(":")[0].endswith(".py")}
-        return tuple(sorted(files | {self.folder / pattern for pattern in remote}))
+        return tuple(sorted({*files, *remote}))
 
 
 def load_recipe(path: Path, devices: list[str] | None = None, run_user_code: bool = False) -> Recipe:

@@ -4,10 +4,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from calibration.errors import InputError
+from calibration.errors import InputError, near
 from pipeline.recipe import DataSource, ModelSource
-from pipeline.user_code import imported_files
-from targets.plugins import near, user_file
+from targets.plugins import user_file
+from targets.user_code import imported_files
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 

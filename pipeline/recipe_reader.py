@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from calibration.errors import InputError
+from calibration.errors import InputError, near
 from pipeline import recipe_paths
 from pipeline.recipe import Budget, DataSource, Device, ModelSource, Recipe
 from targets import plugins
@@ -55,7 +55,7 @@ class RecipeReader:
         self.problems: list[Problem] = []
         if not path.is_file() and path.parent.is_dir():
             beside = sorted(p.name for p in path.parent.glob("*.y*ml"))
-            raise InputError(f"there is no recipe {path}{plugins.near(path.name, beside)}", "give a recipe file's path")
+            raise InputError(f"there is no recipe {path}{near(path.name, beside)}", "give a recipe file's path")
         self.document = read_document(path, self.problems)
 
     def read(self, only: Sequence[str] | None) -> Recipe:
@@ -66,7 +66,7 @@ class RecipeReader:
             self.document.refuse([*self.problems, problem])
         for key in top:
             if key not in TOP_KEYS:
-                self.add((key,), f"unknown key {key!r}{plugins.near(key, TOP_KEYS)}", on_key=True)
+                self.add((key,), f"unknown key {key!r}{near(key, TOP_KEYS)}", on_key=True)
         for key in REQUIRED:
             if key not in top:
                 self.add((), f"the key {key!r} is missing")
@@ -202,8 +202,8 @@ class RecipeReader:
         own_target = asked.target and plugins.user_file(asked.target, self.folder)
         target = str(own_target[0].resolve()) + f":{own_target[1]}" if own_target else asked.target or known[0]
         if target not in known:
-            near = plugins.near(target, known)
-            self.add((*at, "target"), f"the profile of {profile.name} names no runtime {asked.target!r}{near}")
+            hint = near(target, known)
+            self.add((*at, "target"), f"the profile of {profile.name} names no runtime {asked.target!r}{hint}")
         return Device(profile, target, budget, asked.threads)
 
     @staticmethod
@@ -214,7 +214,7 @@ class RecipeReader:
                 return device
         if not name.endswith((".yaml", ".yml")) and name not in profile_names():
             known = dict.fromkeys([*(d.name for d in read), *profile_names()])
-            raise InputError(f"there is no device {name!r}{plugins.near(name, known)}", "correct --device")
+            raise InputError(f"there is no device {name!r}{near(name, known)}", "correct --device")
         profile: DeviceProfile = load_profile(name)
         return Device(profile, profile.runtimes[0].target, budget)
 

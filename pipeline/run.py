@@ -15,6 +15,7 @@ from pipeline.history import History
 from pipeline.plan import Node, Plan, make_plan
 from pipeline.progress import BuildProgress
 from pipeline.recipe import Recipe
+from pipeline.report.html import write_index
 from pipeline.report.publish import publish
 from pipeline.stage import Work
 from pipeline.store import ArtifactRecord, Store
@@ -61,6 +62,7 @@ def build(recipe: Recipe, store: Store, out: Path, quiet: bool = False) -> Build
             refused = [("plan", plan.refused[name])]
         codes |= {error.exit_code for _, error in refused}
         reports.append(publish(recipe, device, runs, refused, store, out / recipe.name / name))
+    write_index(reports, out / recipe.name / "index.html")
     return BuildResult(next(code for code in WORST_FIRST if code in codes), reports, out / recipe.name)
 
 

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
-
-from pipeline.data import Table
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+    from pipeline.data import Table
 
 
 class Task(Protocol):
@@ -25,18 +24,18 @@ class Task(Protocol):
     higher_is_better: ClassVar[bool]
     distributions: ClassVar[tuple[str, ...]]
 
-    def encode(self, table: Table, tokenizer: Path | None) -> dict[str, np.ndarray]:
+    def encode(self, table: "Table", tokenizer: Path | None) -> "dict[str, np.ndarray]":
         """Raw columns -> the arrays that are stored, compact, sample first (uint8 images; token ids).
 
         tokenizer: the teacher's folder, for text. Raises InputError naming the sample that does not fit.
         """
         ...
 
-    def label_names(self, table: Table) -> list[str]:
+    def label_names(self, table: "Table") -> list[str]:
         """The class names, in the order of the labels, from the training samples."""
         ...
 
-    def labels(self, table: Table, names: list[str]) -> np.ndarray:
+    def labels(self, table: "Table", names: list[str]) -> "np.ndarray":
         """The label of each sample, [n] int64. Raises InputError naming the sample whose label is none of the names."""
         ...
 
@@ -71,10 +70,10 @@ class Task(Protocol):
         """How far the student's outputs are from the teacher's, a scalar."""
         ...
 
-    def score(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def score(self, outputs: "np.ndarray", labels: "np.ndarray") -> "np.ndarray":
         """Per-sample contribution to the metric, [samples] float64; the metric is its mean."""
         ...
 
-    def slices(self, labels: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+    def slices(self, labels: "np.ndarray", names: list[str]) -> "dict[str, np.ndarray]":
         """Slice name -> boolean mask over the samples; one a class for classification."""
         ...

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,12 +94,14 @@ def predict(
     samples: Samples,
     change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
     progress: Callable[[int], None] = lambda _done: None,
+    *,
+    bfloat16: bool = False,
 ) -> np.ndarray:
     """Logits [n, classes] float32 of every sample, after `change` of its inputs. Progress in samples done."""
     module.eval()
     found: list[torch.Tensor] = []
-    with torch.inference_mode():
-        for index, inputs in samples.batches(256):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        for index, inputs in samples.batches(128):
             found.append(run_model(module, channels_last(change(inputs))).float())
             progress(int(index[-1]) + 1)
     return torch.cat(found).numpy()
@@ -173,8 +174,7 @@ def batch_loss(
     changed = [task.augment(samples.batch(part), view) for view, part in parts]
     inputs = channels_last({name: torch.cat([c[name] for c in changed]) for name in changed[0]})
     labels = torch.cat([samples.labels[part] for _, part in parts])
-    context: AbstractContextManager[Any] = torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext()
-    with context:
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         outputs = run_model(module, inputs)
     outputs = outputs.float()
     if not teacher:

@@ -127,8 +127,10 @@ def copy(image: Image, instruction: Instruction, images: dict[str, Image]) -> No
     target = image.path(destination)
     for name in sources:
         source = images[stage].path("/" + name) if stage else ROOT / name
-        if not source.exists() or (stage is None and ignored(name, patterns)):
-            instruction.refuse(f"{name} is not there, or .dockerignore leaves it out")
+        if not source.exists():
+            instruction.refuse(f"{name} is not there")
+        if stage is None and ignored(name, patterns):
+            instruction.refuse(f".dockerignore leaves {name} out")
         if source.is_file():
             into = target / source.name if target.is_dir() or destination.endswith("/") or len(sources) > 1 else target
             into.parent.mkdir(parents=True, exist_ok=True)

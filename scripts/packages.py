@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def run(command: list[str], cwd: Path | None = None, env: dict[str, str] | None 
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
+def scratch() -> Generator[Path]:
     """A temporary folder on the disk of the repository."""
     TOOLS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as folder:
@@ -95,7 +95,10 @@ def pip() -> list[str]:
     own = TOOLS / "venv"
     for python in (ROOT / ".venv/bin/python", Path(sys.executable), own / "bin/python"):
         command = [str(python), "-m", "pip"]
-        if python.is_file() and subprocess.run([*command, "--version"], capture_output=True, check=False).returncode == 0:
+        if (
+            python.is_file()
+            and not subprocess.run([*command, "--version"], capture_output=True, check=False).returncode
+        ):
             return command
     run([sys.executable, "-m", "venv", str(own)])
     return [str(own / "bin/python"), "-m", "pip"]

@@ -1,4 +1,4 @@
-"""What has to hold of the files that would be released: what is in them, that they work, that they can be made again."""
+"""What has to hold of the files that would be released: what is in them, that they work, that a rebuild is equal."""
 
 import hashlib
 import os

@@ -56,8 +56,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=5e-5, help="the highest learning rate")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
+    from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup, logging
 
+    logging.set_verbosity_error()  # it would say that the head is new
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +76,8 @@ def main() -> None:
     steps = -(-len(train["labels"]) // batch) * arguments.epochs
     decayed = [p for p in model.parameters() if p.ndim > 1]
     kept = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": kept, "weight_decay": 0.0}], arguments.rate)
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": kept, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, arguments.rate)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     bfloat16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
     order = torch.Generator().manual_seed(0)
@@ -91,7 +93,8 @@ def main() -> None:
             optimizer.step()
             schedule.step()
         validation = accuracy(model, splits["validation"])
-        print(f"epoch {epoch + 1}/{arguments.epochs}: validation {validation:.4f}, {time.time() - start:.0f} s", flush=True)
+        seconds = time.time() - start
+        print(f"epoch {epoch + 1}/{arguments.epochs}: validation {validation:.4f}, {seconds:.0f} s", flush=True)
     save(model)
     print(f"test accuracy {accuracy(model, splits['test']):.4f} on {len(splits['test']['labels'])} mails")
 

@@ -1,11 +1,11 @@
 """A part of a YAML document -> the frozen dataclass whose fields are its keys, or every problem it has."""
 
 import json
+import re
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from calibration.errors import EdgewrightError
-from targets.plugins import near
+from calibration.errors import EdgewrightError, near
 from targets.yaml_source import Document, Key, Problem
 
 T = TypeVar("T")
@@ -37,9 +37,9 @@ def check(kind: type[T], value: Any, at: Key, document: Document, problems: list
     except ValidationError as error:
         problems += _mistakes([dict(mistake) for mistake in error.errors(include_url=False)], at, document)
     except EdgewrightError as error:
-        # A class that checks itself starts its message with the field's name.
-        field = error.message.partition(":")[0]
-        problems.append(document.problem((*at, field) if field in given else at, error.message))
+        # A class that checks itself starts its message with the field's name: "samples: 1 is ...".
+        named = [word for word in re.findall(r"\w+", error.message.partition(":")[0]) if word in given]
+        problems.append(document.problem((*at, *named[:1]), error.message))
     return None
 
 

@@ -23,11 +23,10 @@ Shapes = dict[str, tuple[list[int], list[int], list[int]]]
 def explicit_candidates(
     package: ModelPackage, calibration: "CalibrationSet", able: Capabilities
 ) -> Sequence[Candidate]:
-    """int8 Q/DQ with zero point 0 and per-channel weights; float16 where a transformer loses too much by it."""
-    return (
-        static("explicit-s8s8", EXPLICIT, package, calibration, able),
-        half_precision("half", package, able),
-    )
+    """int8 Q/DQ pairs with zero point 0 and per-channel weights, and float16, which a transformer takes better."""
+    int8 = static("explicit-s8s8", EXPLICIT, package, calibration, able)
+    half = half_precision("half", package, able)
+    return (half, int8) if package.architecture == "transformer" else (int8, half)
 
 
 def write_standard_graph(package: ModelPackage, out: Path) -> Path:

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from calibration.errors import UnsupportedError
 from targets.onnx_graph import fit, read_graph, refusing, write_derived, write_package
 from targets.onnx_quantization import quiet
+from targets.openvino_format import FILES, save_openvino
 from targets.target import Candidate, Capabilities, ModelPackage
 
 if TYPE_CHECKING:
     from calibration.dataset import CalibrationSet
 
 Preset = Literal["performance", "mixed"]
+
+# On ONNX graphs its statistics of attention take a tenth of a second a sample and layer.
+TRANSFORMER_SAMPLES = 64
 
 
 def nncf_onnx(
@@ -25,7 +29,8 @@ def nncf_onnx(
 
     def make(folder: Path) -> ModelPackage:
         with _nncf(name):
-            quantized = _quantize(read_graph(package), package, calibration, "performance", saturating)
+            samples = TRANSFORMER_SAMPLES if package.architecture == "transformer" else len(calibration)
+            quantized = _quantize(read_graph(package), package, calibration, "performance", saturating, samples)
             return write_package(package, fit(quantized, reads.opset, reads.ir_version), folder, "int8")
 
     return Candidate(name, "int8", make)
@@ -64,7 +69,12 @@ def nncf_openvino_weights(name: str, package: ModelPackage) -> Candidate:
 
 
 def _quantize(
-    model: Any, package: ModelPackage, calibration: "CalibrationSet", preset: Preset, saturating: bool
+    model: Any,
+    package: ModelPackage,
+    calibration: "CalibrationSet",
+    preset: Preset,
+    saturating: bool,
+    samples: int | None = None,
 ) -> Any:
     import nncf
 
@@ -74,21 +84,19 @@ def _quantize(
     )
     return nncf.quantize(
         model,
-        nncf.Dataset(calibration.feeds(1)),
+        nncf.Dataset(calibration.feeds(1)[:samples]),
         # A transformer's activations are lopsided: NNCF's own choice for it is the mixed preset.
         preset=None if transformer else nncf.QuantizationPreset(preset),
         target_device=nncf.TargetDevice.CPU,
-        subset_size=len(calibration),
+        subset_size=min(samples or len(calibration), len(calibration)),
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
         advanced_parameters=parameters,
     )
 
 
 def _write_openvino(model: Any, package: ModelPackage, folder: Path) -> ModelPackage:
-    from openvino import save_model
-
-    save_model(model, folder / "model.xml", compress_to_fp16=False)
-    return write_derived(package, folder, "int8", "model.xml", ("model.bin",))
+    save_openvino(model, folder)
+    return write_derived(package, folder, "int8", FILES[0], FILES[1:])
 
 
 @contextmanager

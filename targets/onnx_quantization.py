@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 # Samples run at once while ranges are observed: enough to be quick, few enough that activations stay small.
 OBSERVED_AT_ONCE = 16
-MATRIX_PRODUCTS = ("MatMul", "Gemm")
-PRODUCTS = ("Conv", "ConvTranspose", *MATRIX_PRODUCTS)
+# Of onnxruntime's log; it starts with warnings and does not tell its level.
+WARNINGS, ONLY_ERRORS = 2, 3
+PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+# Of a transformer: matrix products, and the embeddings, which are most of a small one's bytes.
+PRODUCTS_AND_TABLES = ("MatMul", "Gemm", "Gather")
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,15 @@ def quantized_nodes(graph: "onnx.ModelProto") -> int:
 @contextmanager
 def quiet() -> Generator[None]:
     """Keeps the quantizers' advice off the user's screen, and the root logger without the handler they would add."""
+    import onnxruntime
+
     root = logging.getLogger()
     handlers, disabled = list(root.handlers), root.manager.disable
     logging.disable(logging.WARNING)
+    onnxruntime.set_default_logger_severity(ONLY_ERRORS)
     try:
         yield
     finally:
         logging.disable(disabled)
+        onnxruntime.set_default_logger_severity(WARNINGS)
         root.handlers[:] = handlers

@@ -10,7 +10,7 @@ from targets.device.versions import installed_version
 from targets.int8_kernels import flags_needed, int8_kernels, unlike_here
 from targets.nncf_quantization import nncf_onnx
 from targets.onnx_graph import FILE, fit, read_graph
-from targets.onnx_quantization import MATRIX_PRODUCTS, StaticScheme, dynamic, static
+from targets.onnx_quantization import PRODUCTS_AND_TABLES, StaticScheme, dynamic, static
 from targets.profile import DeviceProfile
 from targets.runtime_versions import fingerprint, not_here, onnxruntime_reads, runtime_of
 from targets.target import Candidate, Capabilities, CompiledModel, ModelPackage
@@ -78,13 +78,13 @@ class OnnxruntimeCpu:
 
         nncf = nncf_onnx("nncf", package, calibration, able, saturating=narrow)
         if package.architecture == "transformer":
-            # Ranges of a transformer's activations depend on the sample: dynamic ones hold where static ones break.
-            products = StaticScheme("uint8", MATRIX_PRODUCTS, reduce_range=narrow)
+            # Ranges of a transformer's activations depend on the sample: dynamic ones hold where static ones break, and
+            # static ones of everything (attention masks, softmax) break first.
+            products = StaticScheme("uint8", PRODUCTS_AND_TABLES, reduce_range=narrow)
             name = "dynamic-reduced-range" if narrow else "dynamic"
             return (
                 dynamic(name, package, able, reduce_range=narrow),
                 made("static-u8s8-products", products),
-                made("static-u8s8", unsigned),
                 nncf,
             )
         if profile.architecture == "aarch64":

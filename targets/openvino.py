@@ -9,7 +9,8 @@ from targets.device.probe import cpu_model
 from targets.device.versions import installed_version
 from targets.int8_kernels import flags_needed, int8_kernels, unlike_here
 from targets.nncf_quantization import nncf_openvino, nncf_openvino_weights
-from targets.onnx_quantization import StaticScheme, static
+from targets.onnx_quantization import PRODUCTS_AND_TABLES, StaticScheme, static
+from targets.openvino_format import FILES, save_openvino
 from targets.profile import DeviceProfile
 from targets.runtime_versions import contains, fingerprint, not_here, runtime_of
 from targets.target import Candidate, Capabilities, CompiledModel, ModelPackage
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 NAME = "openvino"
 RUNNER = "openvino"
 PRECISIONS = ("int8", "fp32")
-FILES = ("model.xml", "model.bin")
 # What its ONNX front end has read since 2024.
 OPSET, IR_VERSION = 20, 10
 
@@ -67,22 +67,24 @@ class Openvino:
     def candidates(
         self, package: ModelPackage, profile: DeviceProfile, calibration: "CalibrationSet"
     ) -> Sequence[Candidate]:
-        """NNCF, which is made for these kernels; for convolutions also onnxruntime's places."""
+        """NNCF's places, which are made for these kernels, and onnxruntime's, for models whose answers NNCF's spoil."""
         able = self.capabilities(profile)
         narrow = int8_kernels(profile.architecture, profile.isa) == "saturating"
+
+        def places(name: str, operators: tuple[str, ...] | None) -> Candidate:
+            scheme = StaticScheme("uint8", operators, reduce_range=narrow)
+            return static(f"{name}-reduced-range" if narrow else name, scheme, package, calibration, able)
+
         mixed = nncf_openvino("nncf-mixed", package, calibration, "mixed", saturating=narrow)
         if package.architecture == "transformer":
-            return (mixed, nncf_openvino_weights("nncf-weights", package))
-        scheme = StaticScheme("uint8", reduce_range=narrow)
-        return (
-            nncf_openvino("nncf", package, calibration, "performance", saturating=narrow),
-            mixed,
-            static("static-u8s8-reduced-range" if narrow else "static-u8s8", scheme, package, calibration, able),
-        )
+            weights = nncf_openvino_weights("nncf-weights", package)
+            return (mixed, places("static-u8s8-products", PRODUCTS_AND_TABLES), weights)
+        symmetric = nncf_openvino("nncf", package, calibration, "performance", saturating=narrow)
+        return (symmetric, mixed, places("static-u8s8", None))
 
     def compile(self, package: ModelPackage, profile: DeviceProfile, threads: int, out: Path) -> CompiledModel:
         """Raises UnsupportedError with OpenVINO's reason, which names the node, where it cannot read the graph."""
-        from openvino import Core, save_model
+        from openvino import Core
 
         self._check_version(profile)
         try:
@@ -91,7 +93,7 @@ class Openvino:
             raise UnsupportedError(
                 f"OpenVINO cannot read {package.graph.name}: {error}", "use onnxruntime-cpu for this device"
             ) from error
-        save_model(model, out / FILES[0], compress_to_fp16=False)
+        save_openvino(model, out)
         return CompiledModel.of(
             package,
             out,

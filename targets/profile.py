@@ -61,7 +61,7 @@ def load_profile(name: str, folder: Path | None = None) -> DeviceProfile:
 
     Raises InputError with near names for an unknown device, and with file:line:column for every mistake in a file.
     """
-    from targets.plugins import near
+    from calibration.errors import near
 
     if name == HOST:
         from targets.device.probe import probe
@@ -99,7 +99,7 @@ def read_profile(path: Path) -> DeviceProfile:
 
 def _mistakes(profile: DeviceProfile) -> Iterator[Mistake]:
     """(place, what is wrong there) for what the types alone do not say."""
-    from targets.plugins import near
+    from calibration.errors import near
 
     if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]*", profile.name):
         yield ("name",), f"a device's name has letters, digits, '.', '_' and '-' only, not {profile.name!r}"

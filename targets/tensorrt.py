@@ -100,14 +100,14 @@ class Tensorrt:
     def simulate(
         self,
         package: ModelPackage,
-        profile: DeviceProfile,  # noqa: ARG002 - the simulation is the same for every device
+        profile: DeviceProfile,
         out: Path,
     ) -> CompiledModel:
         return simulated(package, NAME, out)
 
 
 def build_command(shapes: Shapes) -> list[str]:
-    """Arguments of trtexec, run in the folder of the files; the graph's own types decide, so there is no precision flag."""
+    """Arguments of trtexec, run in the folder of the files. The graph's own types decide the precision."""
 
     def option(name: str, index: int) -> str:
         return f"--{name}=" + ",".join(f"{k}:{'x'.join(map(str, v[index]))}" for k, v in shapes.items())

@@ -105,7 +105,7 @@ class TensorrtRtx:
     def simulate(
         self,
         package: ModelPackage,
-        profile: DeviceProfile,  # noqa: ARG002 - the simulation is the same for every device
+        profile: DeviceProfile,
         out: Path,
     ) -> CompiledModel:
         return simulated(package, NAME, out)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def layers(depth: int, width: int, seed: int = 0) -> list[np.ndarray]:
     """Weights of `depth` hidden layers of `width` and a head: [in, out] float32 each."""
     rng = np.random.default_rng(seed)
     sizes = [SIZE * SIZE, *[width] * depth, CLASSES]
-    return [(rng.normal(size=s) / np.sqrt(s[0])).astype(np.float32) for s in zip(sizes[:-1], sizes[1:], strict=True)]
+    return [(rng.normal(size=s) / np.sqrt(s[0])).astype(np.float32) for s in pairwise(sizes)]
 
 
 def answer(weights: list[np.ndarray], pixels: np.ndarray) -> np.ndarray:
@@ -66,9 +67,10 @@ def make_bundle(folder: Path, *, trial: bool = False, **changes: Any) -> Path:
     weights = layers(depth=2, width=128)
     write_model(payload / "model.onnx", weights)
     if trial:
-        write_model(payload / "trial" / "model.onnx", layers(depth=8, width=512))
+        write_model(payload / "trial" / "model.onnx", layers(depth=4, width=384))
     pixels = np.random.default_rng(1).normal(size=(SAMPLES, 1, SIZE, SIZE)).astype(np.float32)
-    np.savez(payload / "golden.npz", **{"input.pixel_values": pixels, "output.logits": answer(weights, pixels)})
+    arrays: dict[str, Any] = {"input.pixel_values": pixels, "output.logits": answer(weights, pixels)}
+    np.savez(payload / "golden.npz", **arrays)
     (payload / "sbom.cdx.json").write_text("{}")
     build_device_pyz(payload / "device.pyz")
     options = {"threads": 1, "optimization": "all"}

@@ -79,7 +79,7 @@ def imports(tree: ast.AST) -> set[str]:
 
 
 def is_ours(module: str) -> bool:
-    return module.split(".")[0] in ("pipeline", "targets", "calibration")
+    return module.split(".", maxsplit=1)[0] in ("pipeline", "targets", "calibration")
 
 
 def test_the_device_part_needs_nothing_that_a_device_has_not(repository: Path) -> None:

@@ -47,13 +47,15 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (text.milliseconds, text.seconds, text.size, text.count, text.ratio, text.metric, text.points):
-        environment.filters[function.__name__] = function
-    environment.filters["number"] = text.number
+    filters: dict[str, Any] = {f.__name__: f for f in (text.number, text.ratio, text.seconds, text.size)}
+    environment.filters.update(filters)
     return environment
 
 
 def _write(path: Path, content: str) -> None:
+    """Whole or not at all; a file that says the same already keeps its time."""
+    if path.exists() and path.read_text(encoding="utf-8") == content:
+        return
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
     ) as file:

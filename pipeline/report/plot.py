@@ -195,7 +195,7 @@ def _labels(marks: Sequence[Mark], frame: Box) -> Iterator[Label]:
 
 def _text(mark: Mark) -> str:
     name = mark.point.name if len(mark.point.name) <= 26 else mark.point.name[:25] + "…"
-    return f"{name} {mark.point.accuracy:.1f}%" if mark.below else name
+    return f"{name} (below)" if mark.below else name
 
 
 def _places(mark: Mark, width: float, frame: Box) -> Iterator[Box]:
@@ -213,7 +213,7 @@ def _places(mark: Mark, width: float, frame: Box) -> Iterator[Box]:
             dx, dy = math.cos(math.radians(turn)), -math.sin(math.radians(turn))
             left = mark.x + dx * reach - width / 2 + dx * width / 2
             places.append(at(left, mark.y + dy * reach))
-    room = Box(frame.left + 4, frame.top, frame.right, frame.bottom - 2)
+    room = Box(frame.left + 4, frame.top, frame.right, frame.bottom)
     return (box for box in places if box.inside(room))
 
 

@@ -97,11 +97,12 @@ def assemble(
         StageRecord(r.node.label, r.node.digest, r.cached, r.reason, r.record.seconds, r.record.peak_memory_bytes)
         for r in runs
     )
-    rejected = tuple(
-        Rejected(c["name"], c["why"], {"precision": c["precision"], **c["figures"]})
+    tried = [
+        (c["chosen"], Rejected(c["name"], c["why"], {"precision": c["precision"], **c["figures"]}))
         for c in choice["candidates"]
-        if not c["chosen"]
-    )
+    ]
+    rejected = tuple(candidate for is_chosen, candidate in tried if not is_chosen)
+    chosen = next((candidate for is_chosen, candidate in tried if is_chosen), None)
     tools = {name: version for run in runs for name, version in run.node.tools.items()}
     report = Report.from_json(
         {
@@ -116,4 +117,4 @@ def assemble(
     if refusal is not None:
         label, error = refusal
         report = replace(report, refusal=Refusal(label, error.message, error.next_step))
-    return replace(report, stages=stages, rejected=rejected).to_json()
+    return replace(report, stages=stages, rejected=rejected, chosen=chosen).to_json()

@@ -125,7 +125,10 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Something that was tried and does not ship. figures: whatever was measured of it; see docs/report.md."""
+    """Something that was tried, and why it does not ship (or, as `chosen`, why it does).
+
+    figures: whatever was measured of it while choosing; see docs/report.md.
+    """
 
     candidate: str
     why: str
@@ -165,6 +168,7 @@ class Report:
     stages: tuple[StageRecord, ...] = ()
     rejected: tuple[Rejected, ...] = ()
     tools: dict[str, str] = field(default_factory=dict[str, str])
+    chosen: Rejected | None = None
     refusal: Refusal | None = None
     schema: int = SCHEMA
 
@@ -200,7 +204,7 @@ class Report:
 _ORDER = (
     *("schema", "recipe", "device", "target", "status", "verdict", "choice", "executed_on", "baseline", "artifact"),
     *("ratios", "accuracy", "measures", "slices", "churn", "gates", "energy", "cost", "stages", "rejected", "tools"),
-    "refusal",
+    *("chosen", "refusal"),
 )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from pipeline.gates import UNITS, Gate, SliceResult
 from pipeline.report import text
-from pipeline.report.plot import Kind, Plot, Point, layout
-from pipeline.report.record import Accuracy, Latency, Rejected, Report
+from pipeline.report.models import known, note_on, points_of, unit_of
+from pipeline.report.plot import Plot, layout
+from pipeline.report.record import Latency, Rejected, Report
 
 STATUS = {
     "ready": "executed here",
@@ -90,7 +91,7 @@ class LatencyView:
 def page(r: Report) -> Page:
     """Everything the template needs beside the report."""
     slices, zero, limit, limit_points = _slices(r)
-    points = list(_points(r))
+    points = list(points_of(r))
     plots = (layout(points, 864, 400), layout(points, 348, 330)) if points else ()
     return Page(
         verdict=_banner(r),
@@ -100,14 +101,14 @@ def page(r: Report) -> Page:
         gates=tuple(gate_row(g) for g in r.gates),
         pending=tuple(GATES.get(name, name) for name in r.pending_gates),
         plots=plots,
-        plot_note=_plot_note(plots[0] if plots else None),
-        unit=_unit(r.accuracy),
+        plot_note=note_on(plots[0] if plots else None),
+        unit=unit_of(r.accuracy),
         slices=slices,
         slice_zero=zero,
         slice_limit=limit,
         limit_points=limit_points,
         latency=_latency(r),
-        tried=tuple(_tried(t, r.accuracy) for t in r.rejected),
+        tried=tuple(_tried(t, r) for t in ((r.chosen,) if r.chosen else ()) + r.rejected),
         stages=tuple((s, 100 * s.seconds / max(1e-9, max((t.seconds for t in r.stages), default=0))) for s in r.stages),
         ran_seconds=sum(s.seconds for s in r.stages if not s.cached),
         where=tuple(_where(r)),
@@ -204,74 +205,18 @@ def gate_row(g: Gate) -> dict[str, str]:
     }
 
 
-def _unit(accuracy: Accuracy | None) -> str:
-    if accuracy is None:
-        return "%"
-    return "%" if accuracy.unit in text.FRACTIONS else accuracy.unit
-
-
-def _percent(value: float, accuracy: Accuracy) -> float:
-    return 100 * value if accuracy.unit in text.FRACTIONS else value
-
-
-def _points(r: Report) -> Iterator[Point]:
-    """The teacher, what was tried, what ships; those whose latency and accuracy are known."""
-    accuracy = r.accuracy
-    if accuracy is None:
-        return
-
-    def point(name: str, kind: Kind, latency: float, score: float, **bounds: Any) -> Point:
-        y = _percent(score, accuracy)
-        title = f"{name}: {text.milliseconds(latency)}, {y:.2f}{_unit(accuracy)}"
-        return Point(name, kind, latency, y, title=title, **bounds)
-
-    baseline = r.baseline.latency_ms if r.baseline else None
-    artifact = r.artifact.latency_ms if r.artifact else None
-    if baseline:
-        yield point("teacher fp32", "teacher", baseline.p50, accuracy.teacher)
-    for tried in r.rejected:
-        latency, score = _known(tried.figures, "latency_ms"), _known(tried.figures, "accuracy")
-        if latency and score is not None:
-            yield point(tried.candidate, "candidate", latency, score)
-    if r.artifact and artifact:
-        ratio = r.ratios.latency_p50 if r.ratios else None
-        yield point(
-            f"{'shipped' if not r.refusal else 'built'}: {r.artifact.precision}",
-            "artifact",
-            artifact.p50,
-            accuracy.artifact,
-            latency_bounds_ms=(baseline.p50 / ratio.high95, baseline.p50 / ratio.low95) if baseline and ratio else None,
-            accuracy_low=_percent(accuracy.teacher, accuracy) - accuracy.drop_points.upper95,
-        )
-
-
-def _known(figures: Mapping[str, Any], key: str) -> float | None:
-    value = figures.get(key)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _plot_note(plot: Plot | None) -> str:
-    if plot is None:
-        return "The artifact was not timed on this machine, so there is no latency to plot."
-    note = "Up and to the left is better. Bars are 95% bounds."
-    if any(mark.below for mark in plot.marks):
-        note += " A mark on the lower axis lies below it, at the figure beside its name."
-    if any(mark.point.kind == "candidate" for mark in plot.marks):
-        note += " Hollow marks are as they were when choosing: scored on the validation samples, not on the test's."
-    return note
-
-
 def _slices(r: Report) -> tuple[tuple[tuple[SliceResult, Bar], ...], float, float | None, float | None]:
     """Each slice with its interval on one scale in points, zero's and the limit's place on it, and the limit."""
     limit = next((g.limit for g in r.gates if g.name == "worst_slice_drop"), None)
     if not r.slices:
         return (), 0.0, None, limit
-    reached = [v for s in r.slices for v in (s.lower95, s.upper95, s.drop_points)] + [0.0, limit or 0.0]
-    low, high = min(reached), max(reached)
-    span = (high - low) or 1.0
+    # A small slice's bounds may reach far: they run off the scale rather than squeeze the rest.
+    reach = max(2 * (limit or 0.0), 1.5 * max(abs(s.drop_points) for s in r.slices), 1.0)
+    reached = [v for s in r.slices for v in (s.lower95, s.upper95)] + [0.0, limit or 0.0]
+    low, high = max(min(reached), -reach), min(max(reached), reach)
 
     def place(value: float) -> float:
-        return round(2 + 96 * (value - low) / span, 2)
+        return round(2 + 96 * (min(max(value, low), high) - low) / (high - low), 2)
 
     rows = tuple((s, Bar(place(s.lower95), place(s.drop_points), place(s.upper95))) for s in r.slices)
     return rows, place(0.0), None if limit is None else place(limit), limit
@@ -295,15 +240,16 @@ def _latency(r: Report) -> LatencyView | None:
     return LatencyView(rows, ticks)
 
 
-def _tried(tried: Rejected, accuracy: Accuracy | None) -> dict[str, str]:
-    figures = tried.figures
-    latency, score = _known(figures, "latency_ms"), _known(figures, "accuracy")
-    drop, size = _known(figures, "drop_points"), _known(figures, "size_bytes")
+def _tried(tried: Rejected, r: Report) -> dict[str, str]:
+    figures, accuracy = tried.figures, r.accuracy
+    latency, score = known(figures, "latency_ms"), known(figures, "accuracy")
+    drop, size = known(figures, "drop_points"), known(figures, "size_bytes")
     ratio = figures.get("ratio_to_float")
-    faster = _known(ratio, "value") if isinstance(ratio, Mapping) else _known(figures, "ratio_to_float")
+    faster = known(ratio, "value") if isinstance(ratio, Mapping) else known(figures, "ratio_to_float")
     return {
         "candidate": tried.candidate,
         "why": tried.why,
+        "fate": "rejected" if tried is not r.chosen else "built" if r.refusal else "ships",
         "latency": "–" if latency is None else text.milliseconds(latency),
         "ratio": "–" if faster is None else text.ratio(faster),
         "accuracy": "–" if score is None else text.metric(score, accuracy.unit if accuracy else ""),

@@ -10,10 +10,10 @@ KINDS = "a folder, .npz, .csv, .jsonl, a Hugging Face dataset folder, or file.py
 
 
 def read(source: str, recipe_folder: Path) -> dict[str, Table]:
-    """The samples of a source: {"all": table}, or one table for each split it comes with ("train", "test", "validation").
+    """The samples of a source: {"all": table}, or one table for each split it comes with ("train", "test", ...).
 
-    source: a path relative to the recipe's folder, or "file.py:function". Raises InputError naming the file, and the row
-    or line, that cannot be read.
+    source: a path relative to the recipe's folder, or "file.py:function". Raises InputError naming the file, and the
+    row or line, that cannot be read.
     """
     if ":" in source:
         return tables.from_function(source, recipe_folder)
@@ -28,6 +28,6 @@ def read(source: str, recipe_folder: Path) -> dict[str, Table]:
             return found
     raise InputError(
         f"{path} holds nothing that can be read",
-        "put a subfolder of images for each class there, or train/ and test/ with such subfolders, or train.npz and test.npz "
-        "(.csv, .jsonl), or a Hugging Face dataset",
+        "put a subfolder of images for each class there, or train/ and test/ with such subfolders, or train.npz and "
+        "test.npz (.csv, .jsonl), or a Hugging Face dataset",
     )

@@ -1,12 +1,11 @@
 """Reads a dataset folder as the Hugging Face datasets library and hub write it, with pyarrow alone.
 
-Either save_to_disk's (state.json and Arrow streams, below dataset_dict.json where there are splits) or parquet files whose
-names begin with the split. Files of .jsonl and .csv named by the split are read like any other folder's.
+Either save_to_disk's (state.json and Arrow streams, below dataset_dict.json where there are splits) or parquet files
+whose names begin with the split. Files of .jsonl and .csv named by the split are read like any other folder's.
 Column types are in the schema's metadata: https://huggingface.co/docs/datasets/about_dataset_features
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +14,18 @@ from pipeline.data import Table
 from pipeline.sources.tables import as_column, make_table
 
 if TYPE_CHECKING:
-    import pyarrow
+    from collections.abc import Sequence
+
+    import pyarrow as pa
 
 # The hub's names of splits -> ours.
 SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "dev": "validation"}
 
 
 def read_folder(folder: Path) -> dict[str, Table]:
-    """The splits of a dataset folder, {"all": table} where it has none, {} where the folder is no dataset of this kind."""
+    """The splits of a dataset folder, {"all": table} where it has none, {} where the folder is no such dataset."""
     if (folder / "dataset_dict.json").is_file():
-        splits = _json(folder / "dataset_dict.json")["splits"]
+        splits: list[str] = _json(folder / "dataset_dict.json")["splits"]
         return {SPLIT_NAMES.get(s, s): _read_saved(folder / s, f"{folder.name}/{s}") for s in splits}
     if (folder / "state.json").is_file():
         return {"all": _read_saved(folder, folder.name)}
@@ -48,7 +49,7 @@ def _read_saved(folder: Path, name: str) -> Table:
     return _table([_stream(f) for f in files], name, folder)
 
 
-def _table(parts: "Sequence[pyarrow.Table]", name: str, folder: Path) -> Table:
+def _table(parts: "Sequence[pa.Table]", name: str, folder: Path) -> Table:
     columns: dict[str, Any] = {}
     classes: dict[str, list[str]] = {}
     features = _features(parts[0])
@@ -64,40 +65,40 @@ def _table(parts: "Sequence[pyarrow.Table]", name: str, folder: Path) -> Table:
     return make_table(columns, name, folder, classes=classes)
 
 
-def _features(table: "pyarrow.Table") -> dict[str, dict[str, Any]]:
+def _features(table: "pa.Table") -> dict[str, dict[str, Any]]:
     metadata = (table.schema.metadata or {}).get(b"huggingface")
     features = json.loads(metadata)["info"]["features"] if metadata else {}
     return {name: kind for name, kind in features.items() if isinstance(kind, dict)}
 
 
-def _stream(path: Path) -> "pyarrow.Table":
-    pa = _pyarrow()
+def _stream(path: Path) -> "pa.Table":
+    arrow = _pyarrow()
     try:
-        with pa.memory_map(str(path)) as source:
-            return pa.ipc.open_stream(source).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
+        with arrow.memory_map(str(path)) as source:
+            return arrow.ipc.open_stream(source).read_all()
+    except (OSError, arrow.ArrowInvalid) as error:
         raise InputError(f"{path} cannot be read: {error}", "save the dataset again") from error
 
 
-def _parquet(path: Path) -> "pyarrow.Table":
-    pa = _pyarrow()
-    import pyarrow.parquet
+def _parquet(path: Path) -> "pa.Table":
+    arrow = _pyarrow()
+    from pyarrow import parquet
 
     try:
-        return pyarrow.parquet.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        return parquet.read_table(path)
+    except (OSError, arrow.ArrowInvalid) as error:
         raise InputError(f"{path} cannot be read: {error}", "save the dataset again") from error
 
 
 def _pyarrow() -> Any:
     try:
-        import pyarrow
+        import pyarrow as pa
     except ImportError as error:
         raise UnsupportedError(
             "Hugging Face dataset folders are read with pyarrow, which is not installed",
             'pip install "edgewright[datasets]"',
         ) from error
-    return pyarrow
+    return pa
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from calibration.errors import InputError
-from pipeline import user_code
 from pipeline.data import SPLITS, Table
+from targets import user_code
 
 
 def make_table(

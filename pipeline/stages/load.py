@@ -107,13 +107,13 @@ def _answer(module: "nn.Module", batch: "dict[str, torch.Tensor]", name: str, fo
     import torch
 
     from pipeline.model import run_model
-    from pipeline.user_code import Running
+    from targets.user_code import Running
 
     samples = len(next(iter(batch.values())))
     shapes = ", ".join(f"{k} {list(t.shape)}" for k, t in batch.items())
     try:
         with torch.no_grad(), Running(name, (folder / name.rpartition(":")[0]).parent):
-            output = run_model(module.eval(), batch)
+            output: Any = run_model(module.eval(), batch)  # of a user's model, so it may be anything
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(
             f"{name} does not take {shapes}: {error}", "check the task's settings against the model"

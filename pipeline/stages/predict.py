@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from calibration.errors import InputError
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 class Predict:
     """views: variants of each training sample (`task.augment`), the first being the sample itself.
 
+    precision: "auto" computes in bfloat16 where the CPU has instructions for it: the answers are a training's targets,
+    and differ less from float32's than those of one teacher differ from another's. An ONNX teacher answers in its own.
     Writes train.<view>.npy and validation.npy, float32 [n, classes] logits.
     """
 
     views: int = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     takes: ClassVar = ("task", "data", "teacher")
     gives: ClassVar = "logits"
@@ -40,7 +43,7 @@ class Predict:
         from pipeline.samples import Samples
 
         settings = task.preprocessing(data)
-        answer = _answerer(teacher, work.recipe_folder, task)
+        answer = _answerer(teacher, work.recipe_folder, task, self.precision)
         train, validation = (Samples(load_split(data, name), settings) for name in ("train", "validation"))
         total = len(train) * self.views + len(validation)
         done = 0
@@ -56,7 +59,7 @@ class Predict:
             bad = ~np.isfinite(logits).all(axis=1)
             if bad.any():
                 raise InputError(
-                    f"the teacher answers {bad.sum()} samples of {name} with NaN or infinity, the first is {bad.argmax()}",
+                    f"the teacher answers {bad.sum()} samples of {name} with NaN or infinity, first {bad.argmax()}",
                     "check its weights and the task's mean and std",
                 )
             np.save(work.out / f"{name}.npy", logits)
@@ -64,7 +67,7 @@ class Predict:
 
 
 def _answerer(
-    teacher: Path, recipe_folder: Path, task: "Task"
+    teacher: Path, recipe_folder: Path, task: "Task", precision: str
 ) -> "Callable[[Samples, int, Callable[[int], None]], np.ndarray]":
     """(samples, view, progress) -> logits, by torch or, for a teacher that is ONNX, by ONNX Runtime."""
     import numpy as np
@@ -72,7 +75,7 @@ def _answerer(
 
     from pipeline.model import ModelRecord, load_model
     from pipeline.onnx_graph import run_graph, session
-    from pipeline.training import predict
+    from pipeline.training import computes_in_bfloat16, predict
 
     if "onnx" in ModelRecord.load(teacher).source:
         opened = session(teacher / "model.onnx", torch.get_num_threads())
@@ -86,8 +89,9 @@ def _answerer(
 
         return by_onnx
     module = load_model(teacher, recipe_folder).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    bfloat16 = computes_in_bfloat16(precision)
 
     def by_torch(samples: "Samples", view: int, progress: Callable[[int], None]) -> "np.ndarray":
-        return predict(module, samples, lambda inputs: task.augment(inputs, view), progress)
+        return predict(module, samples, lambda inputs: task.augment(inputs, view), progress, bfloat16=bfloat16)
 
     return by_torch

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from pipeline.model import ModelRecord
     from pipeline.stage import Work
     from pipeline.task import Task
+    from pipeline.training_settings import TrainingSettings
 
 # What the importance is estimated from: enough that another draw cuts nearly the same channels.
-IMPORTANCE_BATCHES, IMPORTANCE_BATCH_SIZE = 32, 32
+IMPORTANCE_BATCHES, IMPORTANCE_BATCH_SIZE = 32, 16
 
 
 @dataclass(frozen=True)
 class Prune:
     """macs: the share of multiply-accumulates that stays, reached from below. round_to: widths are multiples of it.
 
-    The rest as in distill: the recovery learns from the teacher's answers too. 0 epochs leave the recovery out.
+    The rest as in distill: the recovery learns from the teacher's answers too, by default at a third of the learning
+    rate of the training before. 0 epochs leave the recovery out.
     """
 
     macs: float = 0.7
@@ -57,7 +59,6 @@ class Prune:
     def __call__(self, work: "Work", *, task: "Task", data: Path, teacher: Path, logits: Path, model: Path) -> None:
         from pipeline.distillation import Distillation
         from pipeline.model import ModelRecord, load_model, save_model
-        from pipeline.training_settings import settings_of
 
         record = ModelRecord.load(model)
         lesson = Distillation.load(task, data, logits, ModelRecord.load(teacher), record)
@@ -68,14 +69,26 @@ class Prune:
             self._cut(lesson, load_model(model, work.recipe_folder), record, work, model / "config")
         module, record = load_model(pruned, work.recipe_folder), ModelRecord.load(pruned)
         if self.epochs:
-            done = lesson.train(module, settings_of(self), True, work.scratch, work.progress)
+            done = lesson.train(module, self._recovery(record), True, work.scratch, work.progress)
             record = replace(record, history=(*record.history, {"stage": "prune", **done}))
         save_model(module, record, work.out, config=pruned / "config")
+
+    def _recovery(self, record: "ModelRecord") -> "TrainingSettings":
+        """The settings; without a learning rate of its own, a third of what the model was trained with before."""
+        from pipeline.training_settings import settings_of
+
+        settings = settings_of(self)
+        before = record.history[-1]["settings"] if record.history else {"optimizer": ""}
+        if self.learning_rate is None and before["optimizer"] == self.optimizer:
+            return replace(settings, learning_rate=before["learning_rate"] / 3)
+        return settings
 
     def _cut(
         self, lesson: "Distillation", module: "nn.Module", record: "ModelRecord", work: "Work", config: Path
     ) -> None:
         """Leaves the pruned model, not yet recovered, in work.scratch / "pruned"."""
+        import shutil
+
         import torch
 
         from pipeline.channel_groups import cut, find_groups
@@ -92,6 +105,7 @@ class Prune:
         cut(module, inputs, groups, cuts)
         edited = replace(record, edits=(*record.edits, channels_edit(before, structure(module))))
         new = work.scratch / "pruned.new"
+        shutil.rmtree(new, ignore_errors=True)
         saved = save_model(module, edited, new, config=config)
         if saved.macs > self.macs * record.macs:
             raise InputError(

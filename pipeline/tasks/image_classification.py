@@ -4,15 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from calibration.errors import InputError
 from pipeline.classification import Classification
-from pipeline.data import Table, load_split
-from pipeline.images import as_uint8
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+
+    from pipeline.data import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +26,8 @@ class ImageClassification(Classification):
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 
-    columns: ClassVar = ("image", "label")
-    distributions: ClassVar = ("pillow",)
+    columns: ClassVar[tuple[str, ...]] = ("image", "label")
+    distributions: ClassVar[tuple[str, ...]] = ("pillow",)
 
     def __post_init__(self) -> None:
         if self.channels not in (None, 1, 3):
@@ -45,8 +44,10 @@ class ImageClassification(Classification):
         if min(self.std) <= 0:
             raise InputError(f"std: {list(self.std)} must be above 0", "correct the task's settings")
 
-    def encode(self, table: Table, tokenizer: Path | None) -> dict[str, np.ndarray]:
+    def encode(self, table: "Table", tokenizer: Path | None) -> "dict[str, np.ndarray]":
         """uint8 [n, height, width, channels] "image"."""
+        from pipeline.images import as_uint8
+
         return {"image": as_uint8(table, "image", self.size, self.channels)}
 
     def assets(self, tokenizer: Path | None) -> dict[str, str]:
@@ -67,6 +68,8 @@ class ImageClassification(Classification):
 
     def preprocessing(self, data: Path) -> dict[str, Any]:
         """uint8 [n, height, width, channels] -> float32 [n, channels, height, width], normalised."""
+        from pipeline.data import load_split
+
         _, height, width, channels = load_split(data, "train").columns["image"].shape
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from calibration.errors import InputError
 from pipeline.classification import Classification
-from pipeline.data import Table
 
 if TYPE_CHECKING:
+    import numpy as np
     import tokenizers
     import torch
+
+    from pipeline.data import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +22,17 @@ class TextClassification(Classification):
 
     max_length: int = 128
 
-    columns: ClassVar = ("text", "label")
-    distributions: ClassVar = ("tokenizers",)
+    columns: ClassVar[tuple[str, ...]] = ("text", "label")
+    distributions: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
     def __post_init__(self) -> None:
         if self.max_length < 3:
             raise InputError(f"max_length: {self.max_length} leaves no room for text", "give at least 3")
 
-    def encode(self, table: Table, tokenizer: Path | None) -> dict[str, np.ndarray]:
+    def encode(self, table: "Table", tokenizer: Path | None) -> "dict[str, np.ndarray]":
         """int64 [n, max_length] "input_ids" and "attention_mask"."""
+        import numpy as np
+
         texts = table.columns["text"].tolist()
         for i, text in enumerate(texts):
             if not isinstance(text, str):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-from targets.device.errors import CallError, DeviceError
+from targets.device.errors import CallError, DeviceError, UnsuitedError
 
 MAX_SECONDS = 3600
 EXIT_CODES = "exit codes: 0 holds; 2 wrong call; 3 a gate does not hold; 4 not what it claims; 5 not for this device"
@@ -93,6 +93,9 @@ def _fresh_process(spec: str) -> int:
     except DeviceError as e:
         print(json.dumps({"message": e.message, "next_step": e.next_step}))
         return e.exit_code
+    except MemoryError:
+        print(json.dumps({"message": "not enough memory to load the model", "next_step": "use a smaller model"}))
+        return UnsuitedError.exit_code
     print(json.dumps(answer))
     return 0
 

@@ -12,7 +12,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from targets.device.errors import BY_EXIT_CODE, BundleError, DeviceError, UnsuitedError
-from targets.device.runners import import_runtime, load_runner
+from targets.device.runners import import_library, import_runtime, load_runner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +95,7 @@ def _spawn(spec: dict[str, Any]) -> dict[str, Any]:
 
 def main(spec: dict[str, Any]) -> dict[str, Any]:
     """Within the new process: {"peak_bytes", "load_ms"}; with no files the runtime is imported and nothing loaded."""
+    import_library("numpy", "numpy")
     feed = None if spec["feed_file"] is None else first_sample(Path(spec["feed_file"]))
     import_runtime(spec["runner"])
     start = perf_counter_ns()

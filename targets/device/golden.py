@@ -59,7 +59,7 @@ def read_golden(payload: Path, manifest: Manifest) -> Golden:
             fits = array.ndim == len(spec.shape) and all(
                 isinstance(want, str) or want == have for want, have in zip(spec.shape[1:], array.shape[1:])
             )
-            if array.dtype != spec.dtype or not fits:
+            if array.dtype.name != spec.dtype or not fits:
                 found = f"{array.dtype} {list(array.shape)}, not {spec.dtype} {list(spec.shape)}"
                 raise BundleError(f"{FILE}: {side}.{spec.name} is {found}", "build the bundle again")
         extra = sorted(sides[side].keys() - {spec.name for spec in specs})

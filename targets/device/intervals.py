@@ -51,12 +51,13 @@ def _quantiles(sample: np.ndarray, group: np.ndarray, draws: np.ndarray, quantil
     step = np.searchsorted(values, sample)
     cells = draws.shape[1] * len(values)
     counts = np.bincount((group[:, None] * len(values) + step).ravel(), minlength=cells).reshape(draws.shape[1], -1)
-    counts = counts.astype(np.float64)
+    # einsum, for the library behind "@" starts threads and wants 32 MB for each, on a device that may have neither.
+    weights, counts = draws.astype(np.float32), counts.astype(np.float32)
     result = np.empty(len(draws))
     for start in range(0, len(draws), CHUNK):
-        below = np.cumsum(draws[start : start + CHUNK] @ counts, axis=1)
+        below = np.cumsum(np.einsum("ij,jk->ik", weights[start : start + CHUNK], counts), axis=1)
         # The tolerance keeps a rank that is whole in exact arithmetic from being missed by a rounding error.
-        reached = below >= quantile * below[:, -1:] - 1e-9
+        reached = below >= quantile * below[:, -1:] * (1 - 1e-6)
         result[start : start + CHUNK] = values[reached.argmax(axis=1)]
     return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from targets.device.intervals import bounds95, percentiles, ratio_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from targets.device.runners import Runner
 
 __all__ = [
     "block_size",
@@ -32,8 +30,16 @@ MIN_BLOCKS = 8
 BLOCK_MS = 20.0
 
 
+class Runs(Protocol):
+    """What is timed: a Runner, or anything that answers feeds as one does."""
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Input name -> array; output name -> array."""
+        ...
+
+
 def interleave(
-    runners: Sequence[Runner],
+    runners: Sequence[Runs],
     feeds: Sequence[dict[str, np.ndarray]],
     *,
     seconds: float,
@@ -67,13 +73,13 @@ def interleave(
     return [np.stack(blocks) / 1e6 for blocks in times]
 
 
-def _warm(runners: Sequence[Runner], feeds: Sequence[dict[str, np.ndarray]], calls: int) -> None:
+def _warm(runners: Sequence[Runs], feeds: Sequence[dict[str, np.ndarray]], calls: int) -> None:
     for i in range(calls):
         for runner in runners:
             runner.run(feeds[i % len(feeds)])
 
 
-def _time_block(runner: Runner, batch: list[dict[str, np.ndarray]]) -> np.ndarray:
+def _time_block(runner: Runs, batch: list[dict[str, np.ndarray]]) -> np.ndarray:
     """Nanoseconds of each call, [len(batch)] float64."""
     times = np.empty(len(batch))
     run = runner.run
@@ -85,7 +91,7 @@ def _time_block(runner: Runner, batch: list[dict[str, np.ndarray]]) -> np.ndarra
     return times
 
 
-def block_size(runners: Sequence[Runner], feeds: Sequence[dict[str, np.ndarray]]) -> int:
+def block_size(runners: Sequence[Runs], feeds: Sequence[dict[str, np.ndarray]]) -> int:
     """Calls a block such that a block of the fastest runner takes about BLOCK_MS; from 1 to 200."""
     _warm(runners, feeds, 3)
     fastest_ms = min(float(np.median(_time_block(runner, [feeds[0]] * 5))) for runner in runners) / 1e6

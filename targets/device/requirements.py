@@ -10,7 +10,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from targets.device import probe
+from targets.device.drivers import driver_names
 from targets.device.errors import BundleError
+from targets.device.preprocess import preprocess_kinds
 from targets.device.runners import runner_class, runner_names
 from targets.device.versions import in_range, installed_version
 
@@ -104,6 +106,13 @@ def _software(manifest: Manifest) -> Iterator[Check]:
         yield _installed(f"package {match[1]}", match[1], match[2])
     if find_spec("numpy") is None:
         yield Check("package numpy", "fail", "numpy is not installed", "pip install numpy")
+    for name, wanted, known in (
+        ("preprocessing", manifest.preprocessing.get("kind"), preprocess_kinds()),
+        ("driver", manifest.driver, driver_names()),
+    ):
+        if wanted is not None and wanted not in known:
+            detail = f"{name} {wanted!r} is not known here; this version has {', '.join(known)}"
+            yield Check(name, "fail", detail, "install a newer device.pyz")
     for runner in [manifest.runner, *([manifest.trial.runner] if manifest.trial else [])]:
         if runner not in runner_names():
             detail = f"runner {runner} is not known here; this version has {', '.join(runner_names())}"

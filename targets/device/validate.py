@@ -93,9 +93,13 @@ def _validate(payload: Path, seconds: float, report: Validation) -> int:
 
 def _run(manifest: Manifest, payload: Path, seconds: float, report: Validation) -> None:
     """Everything that needs numpy and the runtime. Fills in gates, figures and the verdict."""
-    from targets.device import gates, golden, runners
+    from targets.device import runners
 
+    runners.import_library("numpy", "numpy")
     runners.import_runtime(manifest.runner)
+
+    from targets.device import gates, golden
+
     samples = golden.read_golden(payload, manifest) if manifest.golden else None
     # Emulated time and memory say nothing about the device.
     native = samples is not None and not report.executed_on["emulated"]

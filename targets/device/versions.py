@@ -16,6 +16,7 @@ VERSION = re.compile(
 CLAUSE = re.compile(r"(===|==|!=|<=|>=|~=|<|>)\s*(\S+)")
 PHASES = {"a": 0, "alpha": 0, "b": 1, "beta": 1, "rc": 2, "c": 2, "pre": 2, "preview": 2}
 FINAL = 3
+NEVER = float("inf")
 Key = tuple  # (release, phase, pre, post, dev), ordered as PEP 440 orders public versions
 
 
@@ -42,7 +43,7 @@ def key(version: str) -> Key:
     else:
         # A development release of a final version comes before all its alphas.
         phase, pre = (-1 if dev is not None and post < 0 else FINAL), 0
-    return (release, phase, pre, post, float("inf") if dev is None else dev)
+    return (release, phase, pre, post, NEVER if dev is None else dev)
 
 
 def in_range(version: str, version_range: str) -> bool:
@@ -63,19 +64,19 @@ def _holds(version: str, clause: str) -> bool:
     if bound.endswith(".*") and operator in {"==", "!="}:
         return _starts_with(version, bound[:-2]) == (operator == "==")
     have, want = key(version), key(bound)
-    same_release = have[0] == want[0]
     # A local part that the clause names must be there; one that it does not name does not matter.
     equal = have == want and ("+" not in bound or _local(version) == _local(bound))
-    # "<1.2" leaves out 1.2's own pre-releases, ">1.2" its post-releases and local builds.
-    own_early = same_release and _early(have) and not _early(want)
-    own_late = same_release and ((have[3] >= 0 and want[3] < 0) or "+" in version)
+    early, developed = want[1] != FINAL, want[4] != NEVER
+    # "<1.2" leaves out 1.2's own pre-releases, of which 1.2.dev0 is the first; ">1.2" leaves out its post-releases.
+    limit = want if early or developed else key(f"{bound}.dev0")
+    own_post = have[:3] == want[:3] and have[3] >= 0 and want[3] < 0 and not developed
     return {
         "==": equal,
         "!=": not equal,
         ">=": have >= want,
         "<=": have <= want,
-        "<": have < want and not own_early,
-        ">": have > want and not own_late,
+        "<": have < limit,
+        ">": have > want and not own_post,
         "~=": have >= want and _starts_with(version, _series(bound)) if operator == "~=" else False,
     }[operator]
 
@@ -102,7 +103,3 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _local(version: str) -> str:
     return re.sub(r"[._-]", ".", version.strip().lower().partition("+")[2])
-
-
-def _early(version: Key) -> bool:
-    return version[1] != FINAL or version[4] != float("inf")

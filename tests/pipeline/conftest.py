@@ -15,7 +15,7 @@ from pipeline.stages.load import Load
 from pipeline.stages.predict import Predict
 from pipeline.tasks.image_classification import ImageClassification
 
-NETS = '''
+NETS = """
 import torch
 from torch import nn
 
@@ -77,7 +77,7 @@ def undefined():
     net = Net(16, 1)
     net.head.bias.data[0] = float("nan")
     return net
-'''
+"""
 
 
 def images(n: int, seed: int) -> Split:
@@ -127,7 +127,9 @@ def make_work(tmp_path: Path, recipe_folder: Path) -> Callable[[str], Work]:
 
 
 @pytest.fixture(scope="session")
-def teacher(tmp_path_factory: pytest.TempPathFactory, recipe_folder: Path, task: ImageClassification, data: Path) -> Path:
+def teacher(
+    tmp_path_factory: pytest.TempPathFactory, recipe_folder: Path, task: ImageClassification, data: Path
+) -> Path:
     """A teacher artifact, trained for an epoch on the labels."""
     import torch
 
@@ -169,5 +171,5 @@ def student(tmp_path_factory: pytest.TempPathFactory, recipe_folder: Path, task,
 def logits(tmp_path_factory: pytest.TempPathFactory, recipe_folder: Path, task, data: Path, teacher: Path) -> Path:
     out = tmp_path_factory.mktemp("logits")
     work = Work(out, out, recipe_folder, nullcontext, lambda _fraction, _text: None)
-    Predict(views=2)(work, task=task, data=data, teacher=teacher)
+    Predict(views=2, precision="float32")(work, task=task, data=data, teacher=teacher)
     return out

@@ -23,6 +23,7 @@ STAGES = [
     "prepare", "load teacher", "load student", "predict", "distill", "prune", "export teacher", "export", "calibrate",
     "quantize", "compile teacher", "compile", "validate", "package",
 ]  # fmt: skip
+EDGEWRIGHT = str(Path(sys.executable).with_name("edgewright"))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def project(built: Path, tmp_path: Path) -> Path:
 
 def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments],
+        [EDGEWRIGHT, *arguments],
         env={**os.environ, "EDGEWRIGHT_STORE": str(folder / "store")},
         cwd=folder / "project",
         capture_output=True,
@@ -122,8 +123,7 @@ def test_a_change_of_the_evaluator_rebuilds_validate_and_package(project: Path) 
 
 
 def test_another_version_of_a_tool_rebuilds_what_that_tool_makes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import plan
-
+    plan = sys.modules[make_plan.__module__]
     installed = plan._version
     monkeypatch.setattr(plan, "_version", lambda name: "99" if name == "torch-pruning" else installed(name))
     stages = list(uncached(project))
@@ -164,7 +164,7 @@ def test_a_budget_that_cannot_be_met_writes_the_report_and_no_bundle(project: Pa
 @pytest.mark.slow
 def test_a_killed_build_goes_on_from_the_last_stage(project: Path) -> None:
     edit(project / "project" / "tiny.yaml", "epochs: 2", "epochs: 60")
-    command = [sys.executable, "-m", "pipeline.cli", "build", "tiny.yaml", "--out", "../dist"]
+    command = [EDGEWRIGHT, "build", "tiny.yaml", "--out", "../dist"]
     environment = {**os.environ, "EDGEWRIGHT_STORE": str(project / "store")}
     process = subprocess.Popen(command, cwd=project / "project", env=environment, stderr=subprocess.PIPE)
     scratch = project / "store" / "scratch"
@@ -184,7 +184,7 @@ def test_a_killed_build_goes_on_from_the_last_stage(project: Path) -> None:
 @pytest.mark.slow
 def test_two_builds_at_once_on_one_store_do_the_work_once(project: Path) -> None:
     shutil.rmtree(project / "store")
-    command = [sys.executable, "-m", "pipeline.cli", "build", "tiny.yaml", "--json", "--out"]
+    command = [EDGEWRIGHT, "build", "tiny.yaml", "--json", "--out"]
     environment = {**os.environ, "EDGEWRIGHT_STORE": str(project / "store")}
     processes = [
         subprocess.Popen(

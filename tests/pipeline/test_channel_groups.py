@@ -1,4 +1,4 @@
-"""Laws: a cut model runs, has the same outputs' shape, is smaller in fact, and is rebuilt from its edits and weights."""
+"""Laws: a cut model runs, its outputs keep their shape, it is smaller in fact, and its edits and weights rebuild it."""
 
 import copy
 import warnings
@@ -29,10 +29,21 @@ class Residual(nn.Module):
 
 def depthwise():
     def block(a, b):
-        return [nn.Conv2d(a, a, 3, 1, 1, groups=a), nn.BatchNorm2d(a), nn.ReLU6(), nn.Conv2d(a, b, 1), nn.BatchNorm2d(b)]
+        return [
+            nn.Conv2d(a, a, 3, 1, 1, groups=a),
+            nn.BatchNorm2d(a),
+            nn.ReLU6(),
+            nn.Conv2d(a, b, 1),
+            nn.BatchNorm2d(b),
+        ]
 
     return nn.Sequential(
-        nn.Conv2d(3, 32, 3, 2, 1), *block(32, 48), *block(48, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)
+        nn.Conv2d(3, 32, 3, 2, 1),
+        *block(32, 48),
+        *block(48, 64),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 5),
     )
 
 
@@ -153,12 +164,11 @@ def one(inputs):
     return {k: v[:1] for k, v in inputs.items()}
 
 
-@pytest.mark.parametrize("kept", [0.75, 0.5])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "kept"), [*((name, 0.6) for name in MODELS), ("residual", 0.9), ("fused", 0.75)])
 def test_a_pruned_model_has_the_share_that_was_asked_for_and_is_rebuilt(name, kept):
     module, inputs, slack = made(name)
     fresh, macs, parameters = copy.deepcopy(module), count_macs(module, one(inputs)), count_parameters(module)
-    if name == "fused" and kept == 0.5:
+    if name == "fused" and kept == 0.6:
         with pytest.raises(InputError, match="is the least that is left"):  # half of it is in attention of its own
             pruned(module, inputs, kept)
         return

@@ -1,5 +1,6 @@
 """The program as a user meets it: exit codes, what stands on which stream, and never a traceback."""
 
+import hashlib
 import json
 import os
 import resource
@@ -9,8 +10,6 @@ import sys
 import time
 
 import pytest
-
-import pipeline
 
 PROGRAM = "import sys; sys.argv[0] = 'edgewright'; from pipeline.cli import main; main()"
 
@@ -52,7 +51,10 @@ def test_the_command_line_imports_typer_alone(run):
         "print(*{'torch', 'numpy', 'onnx', 'yaml', 'rich', 'pydantic', 'jinja2'} & set(sys.modules))"
     )
     assert run(code=code).stdout.strip() == ""
-    code = "import sys; before = set(sys.modules); from pipeline import build, plan; print(*set(sys.modules) - before)"
+    code = (
+        "import sys; before = set(sys.modules); from pipeline import build, plan\n"
+        "print(*{name for name in set(sys.modules) - before if name.partition('.')[0] not in sys.stdlib_module_names})"
+    )
     assert run(code=code).stdout.split() == ["pipeline"]
 
 
@@ -115,6 +117,47 @@ def test_a_probed_profile_can_be_used_at_once(run, tmp_path):
     assert here == json.loads(run("devices", "host", "--json").stdout)
 
 
+def write_bundle(folder):
+    """The smallest bundle that says all a manifest must say."""
+    payload = folder / "bundle" / "payload"
+    payload.mkdir(parents=True)
+    (payload / "model.onnx").write_bytes(b"a model")
+    tensor = {"name": "x", "dtype": "float32", "shape": ["batch", 2]}
+    manifest = {
+        "schema": 1, "name": "small", "version": 1, "expires": None, "device": "board", "target": "onnxruntime-cpu",
+        "runner": "onnxruntime_cpu", "inputs": [tensor], "outputs": [tensor], "preprocessing": {}, "driver": "single",
+        "requires": {"architecture": "aarch64", "isa": [], "runtime": {}, "python_packages": []},
+        "model": {"files": ["model.onnx"], "precision": "int8"}, "options": {"threads": 1}, "status": "ready",
+        "pending_gates": [{"name": "latency_p99_ms", "limit": 20}],
+        "files": {"model.onnx": hashlib.sha256(b"a model").hexdigest()},
+    }  # fmt: skip
+    (payload / "manifest.json").write_text(json.dumps(manifest))
+    return payload
+
+
+def test_a_bundle_is_inspected(run, tmp_path):
+    payload = write_bundle(tmp_path / "board")
+    record = json.loads(run("inspect", "board", "--json").stdout)
+    assert (record["device"], record["status"]) == ("board", "ready")
+    assert record["size_bytes"] == sum(file.stat().st_size for file in payload.iterdir())
+    told = run("inspect", "board/bundle")
+    assert told.returncode == 0
+    assert "latency_p99_ms" in told.stdout
+    (payload / "model.onnx").write_bytes(b"b model")
+    spoilt = run("inspect", "board")
+    assert spoilt.returncode == 4
+    assert "model.onnx" in spoilt.stderr
+
+
+def test_a_report_in_a_bundle_that_cannot_be_read(run, tmp_path):
+    evidence = write_bundle(tmp_path / "board").parent / "evidence"
+    evidence.mkdir()
+    (evidence / "report.json").write_text("{")
+    done = run("inspect", "board")
+    assert done.returncode == 4
+    assert "report.json" in done.stderr
+
+
 def test_the_store_is_listed_and_pruned(run, tmp_path):
     assert json.loads(run("cache", "ls", "--json").stdout) == []
     assert "0 artifacts" in run("cache", "ls").stderr
@@ -152,18 +195,18 @@ def test_telemetry_is_off_before_any_library_is_there(run):
 def test_ctrl_c_says_that_the_next_run_goes_on(tmp_path, repository):
     path = tmp_path / "devices.yaml"
     os.mkfifo(path)
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "devices", str(path)],
         env=os.environ | {"PYTHONPATH": str(repository)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
-        # Opening the pipe waits for the program to open its end: it is then in the middle of its work.
-        with path.open("w"):
-            time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
-            _, told = process.communicate(timeout=60)
+    )
+    # Opening the pipe waits for the program to open its end: it is then in the middle of its work.
+    with process, path.open("w"):
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert told.splitlines() == [
         "edgewright: interrupted; what is done is kept, and the same command goes on from there"
@@ -171,10 +214,37 @@ def test_ctrl_c_says_that_the_next_run_goes_on(tmp_path, repository):
 
 
 def test_the_public_functions_stay_functions():
-    import pipeline.plan  # pyright: ignore[reportUnusedImport]  # noqa: F401
-
+    import pipeline.plan  # pyright: ignore[reportUnusedImport]
     from pipeline import build, plan
 
     assert callable(plan)
     assert callable(build)
     assert pipeline.plan is plan  # pyright: ignore[reportUnnecessaryComparison]
+
+
+RECIPE = """\
+task: image-classification
+data: {source: pictures.npz}
+teacher: {factory: net.py:teacher, weights: teacher.safetensors}
+stages: [quantize]
+devices: [host, intel-nuc]
+"""
+
+
+def test_a_plan_runs_nothing_and_says_why(run, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "net.py").write_text("raise SystemExit('it was run')\ndef teacher(): ...\n")
+    for name in ("pictures.npz", "teacher.safetensors"):
+        (tmp_path / name).touch()
+    rows = json.loads(run("plan", "recipe.yaml", "--json").stdout)
+    assert {tuple(row) for row in rows} == {("stage", "device", "digest", "cached", "reason")}
+    assert {row["device"] for row in rows} == {"host", "intel-nuc"}
+    assert not any(row["cached"] for row in rows)
+    shared = [row["digest"] for row in rows if row["stage"] == "prepare"]
+    assert shared[0] == shared[1]
+    told = run("plan", "recipe.yaml").stdout
+    assert "\nprepare" in told
+    assert "host, intel-nuc" in told
+    assert "never built" in told
+    only = json.loads(run("plan", "recipe.yaml", "--device", "raspberry-pi-5", "--json").stdout)
+    assert {row["device"] for row in only} == {"raspberry-pi-5"}

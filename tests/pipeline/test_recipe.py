@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -101,11 +102,11 @@ def test_a_recipe(folder):
     assert (recipe.name, recipe.version, recipe.expires) == ("small", 2, "2030-01-31")
     assert recipe.folder == folder
     assert recipe.task_name == "image-classification"
-    assert recipe.task.mean == (0.3,)
+    assert asdict(recipe.task)["mean"] == (0.3,)  # pyright: ignore[reportArgumentType]
     assert (recipe.data.source, recipe.data.missing, recipe.data.seed) == ("pictures", "drop", 7)
     assert recipe.teacher.weights == "teacher.safetensors"
     assert [name for name, _ in recipe.stages] == ["stages.py:Shrink", "stages.py:Shrink", "stages.py:Round"]
-    assert [stage.epochs for _, stage in recipe.stages[:2]] == [5, 3]
+    assert [vars(stage)["epochs"] for _, stage in recipe.stages[:2]] == [5, 3]
     (device,) = recipe.devices
     assert (device.name, device.threads) == ("board", 1)
     assert device.target == f"{folder.resolve()}/stages.py:Mine"
@@ -182,7 +183,7 @@ def test_devices_are_chosen_and_added(folder):
         ("  - stages.py:Round", "  - stages.py:Odd", "11:5", "neither a model nor a package"),
         ("  - stages.py:Round", "  - stages.py:Round\n  - stages.py:Round", "12:5", "a second time"),
         ("  - stages.py:Round", "  - stages.py:Round\n  - stages.py:Shrink", "12:5", "needs a model"),
-        ("  - stages.py:Round", "  - compile", "11:5", "always runs"),
+        ("  - stages.py:Round", "  - export", "11:5", "always runs"),
         ("{epochs: 5}", "\n    epochs: 5", "10:5", "indent it further"),
         ("  - stages.py:Round", "  - [a]", "11:5", "a stage is a name"),
         ("accuracy_drop: 1.5", "accuracy_drop: 0", "12:25", "above 0"),

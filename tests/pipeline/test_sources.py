@@ -128,7 +128,12 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
         sources.read("empty", tmp_path)
 
 
-@given(st.lists(st.one_of(st.none(), st.integers(-100, 100), st.text(max_size=3), st.lists(st.integers(), min_size=2, max_size=2))))
+CELLS = st.one_of(
+    st.none(), st.integers(-100, 100), st.text(max_size=3), st.lists(st.integers(), min_size=2, max_size=2)
+)
+
+
+@given(st.lists(CELLS))
 def test_a_column_holds_the_values_it_was_given(values):
     assert as_column(values).tolist() == values
 

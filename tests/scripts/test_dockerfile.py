@@ -35,7 +35,7 @@ def test_what_is_not_known_is_refused_with_its_line(text: str, line: int) -> Non
 @pytest.mark.parametrize("text", ["--chown=a x /x", "*.py /x", "/x"])
 def test_forms_of_copy_that_are_not_known_are_refused(text: str) -> None:
     (stage,) = parse(f"FROM a\nCOPY {text}")
-    with pytest.raises(SystemExit, match="^Dockerfile:2: COPY: "):
+    with pytest.raises(SystemExit, match=r"^Dockerfile:2: COPY: "):
         stage.instructions[0].copied({})
 
 

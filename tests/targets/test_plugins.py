@@ -101,8 +101,9 @@ def test_an_entry_point_of_an_installed_distribution(tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[edgewright.stages]\nquick = theirs:Quick\ngone = theirs:Gone\n")
     code = (
-        "from targets import plugins; print(plugins.load('stages', 'quick').__module__, plugins.exists('stages', 'quick'),"
-        " 'quick' in plugins.names('stages'))\n"
+        "from targets import plugins\n"
+        "print(plugins.load('stages', 'quick').__module__, plugins.exists('stages', 'quick'), end=' ')\n"
+        "print('quick' in plugins.names('stages'))\n"
         "from calibration.errors import InputError\n"
         "try: plugins.load('stages', 'gone')\n"
         "except InputError as error: print(error.message)"
@@ -147,8 +148,8 @@ def test_an_outline_says_what_only_running_would_tell(tmp_path, line, words):
     with pytest.raises(InputError, match=words) as error:
         outline(file, "Shrink")
     assert "stages.py:12: " in error.value.message
+    file.write_text(STAGE.replace("class Shrink:", "class Shrink(Base):"))
     with pytest.raises(InputError, match="what the class inherits"):
-        file.write_text(STAGE.replace("class Shrink:", "class Shrink(Base):"))
         outline(file, "Shrink")
 
 
@@ -158,8 +159,11 @@ def test_no_name_of_ours_imports_a_heavy_library():
         "import sys; from targets import plugins\n"
         f"for kind, found in {names!r}.items():\n"
         "    for name in found: plugins.load(kind, name)\n"
-        "print(*{'torch', 'onnx', 'onnxruntime', 'nncf', 'openvino', 'transformers', 'tensorrt_rtx'} & set(sys.modules))"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'nncf', 'openvino', 'transformers', 'tensorrt_rtx'}\n"
+        "print(*heavy & set(sys.modules))"
     )
     root = import_module("targets").__path__[0] + "/.."
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": root}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": root}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == ""

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     Drive = Callable[[Runner, Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
+def driver_names() -> list[str]:
+    """The drivers this version has."""
+    return names(__path__)
+
+
 def load_driver(name: str) -> Drive:
     """`drive(runner, inputs) -> outputs` of the driver's file. Raises UnsuitedError where it is unknown."""
-    known = names(__path__)
-    if name not in known:
+    if name not in driver_names():
         raise UnsuitedError(
-            f"driver: {name!r} is not known here; this version has {', '.join(known)}", "install a newer device.pyz"
+            f"driver: {name!r} is not known here; this version has {', '.join(driver_names())}",
+            "install a newer device.pyz",
         )
     return import_module(f"{__name__}.{name}").drive

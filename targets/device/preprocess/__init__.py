@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+def preprocess_kinds() -> list[str]:
+    """The kinds this version has."""
+    return names(__path__)
+
+
 def preprocess(settings: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Applies the file of this package that settings["kind"] names.
 
@@ -21,7 +26,8 @@ def preprocess(settings: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -
     Raises BundleError where the kind is unknown, CallError where a column is missing or has the wrong shape.
     """
     kind = settings.get("kind")
-    known = names(__path__)
-    if kind not in known:
-        raise BundleError(f"preprocessing.kind: {kind!r} is not known", f"this version has {', '.join(known)}")
+    if kind not in preprocess_kinds():
+        raise BundleError(
+            f"preprocessing.kind: {kind!r} is not known", f"this version has {', '.join(preprocess_kinds())}"
+        )
     return import_module(f"{__name__}.{kind}").apply(settings, columns)

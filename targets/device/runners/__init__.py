@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+# More than any device has: a runtime would start however many it is told to.
+MAX_THREADS = 1024
+OUT_OF_MEMORY = ("bad_alloc", "ailed to allocate memory", "Cannot allocate memory", "failed to map segment")
+
 
 class Runner(Protocol):
     """A loaded model. The class is called Runner in its file and imports the runtime only when it is made.
@@ -59,12 +63,20 @@ def runner_class(name: str) -> type[Runner]:
 def import_runtime(name: str) -> None:
     """Imports the runner's runtime, nothing more. Raises UnsuitedError where it is not installed or does not start."""
     runner = runner_class(name)
-    if find_spec(runner.module) is None:
-        raise UnsuitedError(f"{runner.distribution} is not installed", f"pip install {runner.distribution}")
+    import_library(runner.module, runner.distribution)
+
+
+def import_library(module: str, distribution: str) -> None:
+    """Imports a library of the device. Raises UnsuitedError where it is not installed or does not start."""
+    if find_spec(module) is None:
+        raise UnsuitedError(f"{distribution} is not installed", f"pip install {distribution}")
     try:
-        import_module(runner.module)
-    except (ImportError, OSError) as e:
-        raise UnsuitedError(f"{runner.distribution} does not start: {e}", "reinstall it for this Python") from e
+        import_module(module)
+    # What a missing system library, a processor without the instructions it needs, and half an installation raise.
+    except (ImportError, OSError, RuntimeError, AttributeError) as e:
+        if is_out_of_memory(e):
+            raise MemoryError from e
+        raise UnsuitedError(f"{distribution} does not start: {e}", "reinstall it for this Python") from e
 
 
 def load_runner(name: str, folder: Path, files: Sequence[str], options: dict[str, Any]) -> Runner:
@@ -75,6 +87,11 @@ def load_runner(name: str, folder: Path, files: Sequence[str], options: dict[str
     """
     import_runtime(name)
     return runner_class(name)(Path(folder), list(files), dict(options))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Does a runtime's own exception say that there was no memory, as C++'s std::bad_alloc passed on as text does?"""
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def check_options(options: dict[str, Any], known: dict[str, type]) -> None:
@@ -88,5 +105,6 @@ def check_options(options: dict[str, Any], known: dict[str, type]) -> None:
             raise BundleError(
                 f"options.{key}: expected {known[key].__name__}, found {value!r}", "build the bundle again"
             )
-    if options.get("threads", 1) < 1:
-        raise BundleError(f"options.threads: expected at least 1, found {options['threads']}", "build the bundle again")
+    threads = options.get("threads", 1)
+    if not 1 <= threads <= MAX_THREADS:
+        raise BundleError(f"options.threads: expected 1 to {MAX_THREADS}, found {threads}", "build the bundle again")

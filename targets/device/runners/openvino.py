@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from targets.device.errors import BundleError, UnsuitedError
-from targets.device.runners import check_options
+from targets.device.runners import check_options, is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +44,8 @@ class Runner:
         try:
             compiled = openvino.Core().compile_model(str(self.file), "CPU", config)
         except RuntimeError as e:
+            if is_out_of_memory(e):
+                raise MemoryError from e
             raise BundleError(f"{self.file}: openvino does not load it: {e}", "build the bundle again") from e
         self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
         if self.precision != precision:
@@ -51,12 +53,21 @@ class Runner:
                 f"openvino runs {self.file.name} in {self.precision}, not {precision}", "update openvino"
             )
         self.request = compiled.create_infer_request()
+        self.input_count = len(compiled.inputs)
         self.outputs = [(i, sorted(output.names)) for i, output in enumerate(compiled.outputs)]
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        # For an input that is left out the request would take the last call's.
+        if len(feeds) != self.input_count:
+            raise BundleError(
+                f"{self.file}: openvino does not run it: {len(feeds)} inputs given, {self.input_count} wanted",
+                "build the bundle again",
+            )
         try:
             self.request.infer(feeds, share_inputs=True, share_outputs=True)
         except (RuntimeError, TypeError, ValueError) as e:
+            if is_out_of_memory(e):
+                raise MemoryError from e
             raise BundleError(f"{self.file}: openvino does not run it: {e}", "build the bundle again") from e
         # The request's own buffers are written again by the next call.
         arrays = [self.copy(self.request.get_output_tensor(i).data) for i, _ in self.outputs]

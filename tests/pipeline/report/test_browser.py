@@ -25,7 +25,8 @@ FLAGS = (
 MEASURE = """
 (() => {
   const box = (r) => [r.left, r.top, r.right, r.bottom];
-  const shown = (e) => e.checkVisibility() && !e.closest("title") && getComputedStyle(e.closest("thead") ?? e).clipPath == "none";
+  const shown = (e) => e.checkVisibility() && !e.closest("title") &&
+    getComputedStyle(e.closest("thead") ?? e).clipPath == "none";
   const texts = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode;
@@ -36,24 +37,42 @@ MEASURE = """
   }
   const plots = [...document.querySelectorAll("svg.plot")].filter((p) => p.checkVisibility());
   const points = plots.flatMap((p) => [...p.querySelectorAll("g.point")]);
-  const cut = [...document.querySelectorAll("body *")].filter((e) => e.checkVisibility() && shown(e) &&
-    !(e instanceof SVGElement) && (e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0)).map((e) => e.outerHTML.slice(0, 200));
-  return {width: innerWidth, page: document.documentElement.scrollWidth, height: document.documentElement.scrollHeight,
-    texts, cut, plots: plots.map((p) => box(p.getBoundingClientRect())),
-    marks: points.map((p) => ({text: p.getAttribute("aria-label"), box: box(p.querySelector(".mark").getBoundingClientRect())})),
-    labels: plots.flatMap((p) => [...p.querySelectorAll("text.label")].map((t) => t.textContent))};
+  const cut = [...document.querySelectorAll("body *")].filter((e) => shown(e) && !(e instanceof SVGElement) &&
+    e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0);
+  return {
+    page: document.documentElement.scrollWidth,
+    texts,
+    cut: cut.map((e) => e.outerHTML.slice(0, 200)),
+    plots: plots.map((p) => box(p.getBoundingClientRect())),
+    marks: points.map((p) => ({
+      text: p.getAttribute("aria-label"), box: box(p.querySelector(".mark").getBoundingClientRect()),
+    })),
+    labels: plots.flatMap((p) => [...p.querySelectorAll("text.label")].map((t) => t.textContent)),
+  };
 })()
 """
+# Texts whose contrast with what is behind them is below 4.5, as WCAG 2.2 (1.4.3) computes it.
 CONTRAST = """
 (() => {
-  const rgb = (c) => c.match(/[\\d.]+/g).slice(0, 3).map((v) => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
-  const light = (c) => { const [r, g, b] = rgb(c); return .2126 * r + .7152 * g + .0722 * b; };
-  const behind = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(c)) return c; } };
-  return [...document.querySelectorAll("main *")].filter((e) => !(e instanceof SVGElement) && e.checkVisibility() &&
-    [...e.childNodes].some((n) => n.nodeType == 3 && n.data.trim())).map((e) => {
-      const [a, b] = [light(getComputedStyle(e).color), light(behind(e))];
-      return {text: e.textContent.trim().slice(0, 60), ratio: (Math.max(a, b) + .05) / (Math.min(a, b) + .05)}; })
-    .filter((x) => x.ratio < 4.5);
+  const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = (colour) => {
+    const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((v) => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (!/, 0\\)$/.test(colour)) return colour;
+    }
+  };
+  const own = (e) => [...e.childNodes].some((n) => n.nodeType == 3 && n.data.trim());
+  const visible = [...document.querySelectorAll("main *")].filter((e) => e.checkVisibility());
+  const texts = visible.filter((e) => e instanceof SVGElement ? e.tagName == "text" : own(e));
+  return texts.map((e) => {
+    const style = getComputedStyle(e);
+    const [a, b] = [light(e instanceof SVGElement ? style.fill : style.color), light(behind(e))];
+    return {text: e.textContent.trim().slice(0, 60), ratio: (Math.max(a, b) + .05) / (Math.min(a, b) + .05)};
+  }).filter((x) => x.ratio < 4.5);
 })()
 """
 

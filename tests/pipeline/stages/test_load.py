@@ -47,7 +47,10 @@ def test_a_fresh_student_has_the_same_weights_each_time(make_work, task, data, t
     [
         (ModelSource(factory="nets.py:teacher"), "random weights"),
         (ModelSource(factory="nets.py:teacher", weights="none.safetensors"), "none.safetensors: no such"),
-        (ModelSource(factory="nets.py:student", weights="teacher.safetensors"), "blocks.1.a.0.weight.*of another shape: stem"),
+        (
+            ModelSource(factory="nets.py:student", weights="teacher.safetensors"),
+            "blocks.1.a.0.weight.*of another shape: stem",
+        ),
         (ModelSource(factory="nets.py:absent", weights="teacher.safetensors"), "absent"),
         (ModelSource(folder="no-model"), "no config.json"),
         (ModelSource(onnx="no.onnx"), "no.onnx: no such"),

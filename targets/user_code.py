@@ -2,16 +2,17 @@
 
 import ast
 import hashlib
-import importlib.util
 import os
 import sys
 import traceback
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from calibration.errors import EdgewrightError, InputError
+from calibration.errors import EdgewrightError, InputError, near
 
 OURS = frozenset({"pipeline", "targets", "calibration"})
 
@@ -57,8 +58,8 @@ def load(reference: str, recipe_folder: Path) -> Any:
     module = _module(path, reference)
     _check_imports(path, files)
     if not hasattr(module, name):
-        public = ", ".join(sorted(n for n in vars(module) if not n.startswith("_")))
-        raise InputError(f"{path} has no {name!r}; it has {public}", "correct the name behind the colon")
+        public = sorted(n for n in vars(module) if not n.startswith("_"))
+        raise InputError(f"{path} has no {name!r}{near(name, public)}", "correct the name behind the colon")
     return getattr(module, name)
 
 
@@ -94,14 +95,15 @@ def _module(path: Path, what: str) -> ModuleType:
         return sys.modules[private]
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(private, path)
-    assert spec is not None and spec.loader is not None  # the suffix is .py
-    module = importlib.util.module_from_spec(spec)
+    loader = SourceFileLoader(private, str(path))
+    spec = ModuleSpec(private, loader, origin=str(path))
+    spec.has_location = True  # gives the module its __file__
+    module = module_from_spec(spec)
     sys.modules[private] = module
     loaded = False
     try:
         with Running(what, path.parent):
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
         loaded = True
     finally:
         if not loaded:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from calibration.errors import InputError
-from pipeline.user_code import Running, call, imported_files, load
+from targets.user_code import Running, call, imported_files, load
 
 
 def write(folder: Path, **files: str) -> None:
@@ -13,7 +13,9 @@ def write(folder: Path, **files: str) -> None:
 
 
 def test_a_function_is_loaded_under_a_private_name(tmp_path):
-    write(tmp_path, json="def answer():\n    return 42\n")  # the name of a module of the standard library
+    write(
+        tmp_path, json="def answer():\n    return 42 if __file__.endswith('json.py') else 0\n"
+    )  # the name of a module of the standard library
     assert call("json.py:answer", tmp_path) == 42
     assert "decoder" in dir(sys.modules.get("json") or __import__("json"))
 
@@ -57,8 +59,9 @@ def test_imports_in_a_ring_end(tmp_path):
 
 
 def test_an_error_names_the_users_last_line(tmp_path):
-    write(tmp_path, fails_a2="import inner_a2\n\ndef f():\n    return inner_a2.g(0)\n", inner_a2="\ndef g(x):\n    return 1 / x\n")
-    with pytest.raises(InputError, match=r"inner_a2\.py:3: ZeroDivisionError: division by zero \(while running fails_a2\.py:f\)"):
+    write(tmp_path, fails_a2="import inner_a2\n\ndef f():\n    return inner_a2.g(0)\n")
+    write(tmp_path, inner_a2="\ndef g(x):\n    return 1 / x\n")
+    with pytest.raises(InputError, match=r"inner_a2\.py:3: ZeroDivisionError: .* \(while running fails_a2\.py:f\)"):
         call("fails_a2.py:f", tmp_path)
 
 
@@ -98,7 +101,7 @@ def test_a_neighbour_that_an_installed_module_hides_is_refused(tmp_path):
     [
         ("absent.py:f", None, "there is no file"),
         ("syntax.py:f", "def f(:\n", r"syntax\.py:1: this is not Python"),
-        ("names.py:g", "def f(): ...\n", "has no 'g'; it has f"),
+        ("names.py:g", "def f(): ...\n", "has no 'g' .there are: f"),
         ("names.py", "def f(): ...\n", "does not name a function"),
     ],
 )

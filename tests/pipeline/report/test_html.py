@@ -1,0 +1,156 @@
+"""report.html and index.html as text: complete, escaped, self-contained, written whole."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calibration.errors import InputError
+from pipeline.report.html import render, write_index, write_report
+
+ROOT = Path(__file__).parents[3]
+REPORTS = {f.stem: json.loads(f.read_text()) for f in sorted((ROOT / "tests/fixtures/reports").glob("*.json"))}
+VOID = {"meta", "link", "br", "line", "rect", "circle", "path"}
+
+
+class Nesting(HTMLParser):
+    """Fails where a tag is closed that is not the last one opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag in VOID or self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data if self.open[-1:] != ["style"] else ""
+
+
+def read(page: str) -> str:
+    """The page's text. Its tags must nest."""
+    parser = Nesting()
+    parser.feed(page)
+    assert parser.open == []
+    return " ".join(parser.text.split())
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_the_page_is_self_contained(name: str):
+    page = render(REPORTS[name])
+    read(page)
+    assert not re.search(r"(https?:)?//\w", page)
+    assert not re.search(r"<script|<img|<iframe|@import|url\(", page)
+    assert re.findall(r'(?:href|src)="([^"]*)"', page) == ["data:,"]
+
+
+def test_a_pass_shows_everything():
+    report = REPORTS["fashion-host"]
+    shown = read(render(report))
+    assert "Pass: every gate holds" in shown
+    for part in ("AMD EPYC 9B14", "avx512_vnni", "onnxruntime 1.31.1", "0.139 ms", "12.4× as fast", "98.4 kB"):
+        assert part in shown
+    for named in report["slices"] + report["gates"] + report["stages"]:
+        assert named["name"] in shown
+    for tried in report["rejected"]:
+        assert tried["candidate"] in shown
+        assert tried["why"] in shown
+    for name, version in report["tools"].items():
+        assert f"{name} {version}" in shown
+
+
+def test_what_was_deferred_is_said():
+    shown = read(render(REPORTS["fashion-rtx-4060"]))
+    assert "Pass so far, 4 gates left to the device" in shown
+    assert "compiled, never executed here" in shown
+    assert "nowhere yet" in shown
+    assert "Accuracy against latency" not in shown
+
+
+def test_a_refusal_says_what_to_do():
+    shown = read(render(REPORTS["fashion-refused"]))
+    assert "Refused: no bundle was made" in shown
+    assert REPORTS["fashion-refused"]["refusal"]["reason"] in shown
+    assert "What to do: give the limits that can be met" in shown
+    assert "shipped" not in shown.replace("not shipped", "")
+
+
+def test_unresolved_slices_say_how_many_samples_they_need():
+    shown = read(render(REPORTS["spam-host"]))
+    needed = [s["samples_needed"] for s in REPORTS["spam-host"]["slices"] if s["verdict"] == "unresolved"]
+    assert needed
+    for samples in needed:
+        assert f"needs {samples} samples" in shown
+
+
+HOSTILE = '</style></title><script>alert("1")</script>&amp;{{ 7 * 7 }}'
+
+
+def poisoned(value: Any) -> Any:
+    """Every text of a report that is not one of a fixed set, replaced."""
+    fixed = {
+        "pass",
+        "fail",
+        "ok",
+        "unresolved",
+        "harmed",
+        "deferred",
+        "inconclusive",
+        "ready",
+        "built",
+        "measured",
+        "rule",
+    }
+    if isinstance(value, dict):
+        return {(HOSTILE if key in REPORTS["fashion-host"]["tools"] else key): poisoned(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [poisoned(v) for v in value]
+    return HOSTILE if isinstance(value, str) and value not in fixed else value
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_texts_from_outside_are_escaped(name: str, tmp_path: Path):
+    report = poisoned(REPORTS[name])
+    write_index([report], tmp_path / "index.html")
+    for page in (render(report), (tmp_path / "index.html").read_text()):
+        assert "<script" not in page
+        assert HOSTILE in " ".join(read(page).split())
+
+
+def test_a_report_with_nothing_known():
+    bare = {"schema": 1, "recipe": "r", "device": "d", "target": "t", "verdict": "fail"}
+    refusal = {"stage": "plan", "reason": "no runtime", "next_step": ""}
+    assert "no runtime" in read(render(bare | {"refusal": refusal}))
+    assert "Failed: no bundle was made" in read(render(bare))
+
+
+def test_files_are_written_whole(tmp_path: Path):
+    report = REPORTS["fashion-host"]
+    folder = tmp_path / "dist" / "host"
+    write_report(report, folder)
+    assert json.loads((folder / "report.json").read_text()) == report
+    assert (folder / "report.html").read_text() == render(report)
+    assert {f.name for f in folder.iterdir()} == {"report.json", "report.html"}
+
+    with pytest.raises(InputError):
+        write_report(report | {"verdict": "perhaps"}, folder)
+    assert json.loads((folder / "report.json").read_text()) == report
+
+
+def test_the_index_links_every_report(tmp_path: Path):
+    reports = [r | {"device": name} for name, r in REPORTS.items()]
+    write_index(reports, tmp_path / "index.html")
+    page = (tmp_path / "index.html").read_text()
+    shown = read(page)
+    for report in reports:
+        assert f'href="{report["device"]}/report.html"' in page
+        assert report["target"] in shown
+    assert "left to the device: Accuracy drop" in shown

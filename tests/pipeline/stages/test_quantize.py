@@ -1,0 +1,214 @@
+import json
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from calibration.errors import InputError, UnsupportedError
+from pipeline.recipe import Budget, Device
+from pipeline.stage import Work
+from pipeline.stages.calibrate import Calibrate
+from pipeline.stages.export import Export
+from pipeline.stages.quantize import Quantize, by_rule, fastest
+from pipeline.trials import Trial
+from targets.profile import load_profile
+from targets.target import ModelPackage
+
+HOST = Device(load_profile("host"), "onnxruntime-cpu", Budget())
+
+# A target of a user's own: ONNX Runtime, with routes that go wrong in every way a route can.
+ODD_TARGET = """
+import numpy as np, onnx
+from onnx import numpy_helper
+from calibration.errors import UnsupportedError
+from targets.onnx_graph import read_graph, write_package
+from targets.onnxruntime_cpu import OnnxruntimeCpu
+from targets.target import Candidate
+
+
+class Odd(OnnxruntimeCpu):
+    def candidates(self, package, profile, calibration):
+        def spoilt(factor):
+            def make(folder):
+                graph = read_graph(package)
+                for weight in graph.graph.initializer:
+                    array = numpy_helper.to_array(weight)
+                    if array.ndim == 4:
+                        weight.CopyFrom(numpy_helper.from_array(array * np.float32(factor), weight.name))
+                return write_package(package, graph, folder, "int8")
+            return make
+
+        def refused(folder):
+            raise UnsupportedError("the node Conv_0 is too wide")
+
+        def broken(folder):
+            graph = read_graph(package)
+            graph.graph.node[0].input[0] = "nowhere"
+            return write_package(package, graph, folder, "int8")
+
+        return [
+            Candidate("refused", "int8", refused),
+            Candidate("broken", "int8", broken),
+            Candidate("wrong", "int8", spoilt(-1)),
+            Candidate("undefined", "int8", spoilt(np.nan)),
+            Candidate("unwanted", "fp8", refused),
+        ]
+"""
+
+
+def work_in(folder: Path, recipe_folder: Path) -> Work:
+    return Work(folder, folder, recipe_folder, nullcontext, lambda _fraction, _text: None)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory, recipe_folder, task, data, teacher) -> Path:
+    out = tmp_path_factory.mktemp("package")
+    Export()(work_in(out, recipe_folder), task=task, data=data, model=teacher)
+    return out
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory, recipe_folder, task, data) -> Path:
+    out = tmp_path_factory.mktemp("calibration")
+    work = work_in(out, recipe_folder)
+    Calibrate(samples=48)(work, task=task, data=data, calibration_source=None, tokenizer=None)
+    return out
+
+
+@pytest.fixture
+def quantize(make_work, task, data, package, calibration):
+    def run(stage: Quantize, route: Device, work: Work | None = None) -> tuple[ModelPackage, dict]:
+        work = work or make_work("quantize")
+        stage(work, task=task, data=data, calibration=calibration, package=package, route=route)
+        return ModelPackage.load(work.out), json.loads((work.out / "choice.json").read_text())
+
+    return run
+
+
+def test_everything_tried_is_written_down_and_the_fastest_is_kept(quantize, make_work):
+    alone = []
+
+    @contextmanager
+    def measuring():
+        alone.append(True)
+        yield
+
+    made, choice = quantize(Quantize(max_drop=5, seconds=0.5), HOST, replace(make_work("q"), measuring=measuring))
+    assert alone == [True]
+    assert choice["choice"] == "measured"
+    tried = {c["name"]: c for c in choice["candidates"]}
+    assert {"float", "static-u8s8", "nncf", "static-s8s8"} <= set(tried)
+    assert [c["name"] for c in choice["candidates"] if c["chosen"]] == [choice["chosen"]]
+    assert all(c["why"] for c in tried.values())
+    figures = tried[choice["chosen"]]["figures"]
+    assert {"accuracy", "drop_points", "size_bytes", "latency_ms", "ratio_to_float"} <= set(figures)
+    if choice["chosen"] != "float":
+        assert figures["ratio_to_float"]["low95"] > 1
+        assert figures["drop_points"] <= 5
+    assert made.precision == tried[choice["chosen"]]["precision"]
+    onnx.checker.check_model(onnx.load(made.graph))
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "first"),
+    [("raspberry-pi-5", "onnxruntime-cpu", "static-s8s8"), ("jetson-orin-nano", "tensorrt", "explicit-s8s8")],
+)
+def test_for_a_device_that_is_not_here_the_first_of_the_rule_that_holds_is_taken(quantize, name, target, first):
+    made, choice = quantize(Quantize(max_drop=10), Device(load_profile(name), target, Budget()))
+    assert (choice["choice"], choice["chosen"]) == ("rule", first)
+    assert made.precision == "int8"
+    assert not [c for c in choice["candidates"] if "latency_ms" in c["figures"]]
+
+
+def test_an_engine_of_unknown_speed_must_at_least_be_smaller(quantize):
+    made, choice = quantize(Quantize(max_drop=10), Device(load_profile("rtx-4060"), "tensorrt-rtx", Budget()))
+    sizes = {c["name"]: c["figures"]["size_bytes"] for c in choice["candidates"]}
+    assert sizes[choice["chosen"]] < sizes["float"]
+    assert made.precision == "fp16"
+    assert "not smaller than float" in next(c["why"] for c in choice["candidates"] if c["name"] == "explicit-s8s8")
+
+
+def test_routes_that_go_wrong_are_told_and_the_float_model_is_kept(quantize, recipe_folder, package):
+    (recipe_folder / "odd.py").write_text(ODD_TARGET)
+    made, choice = quantize(Quantize(), replace(HOST, target="odd.py:Odd"))
+    why = {c["name"]: c["why"] for c in choice["candidates"]}
+    assert choice["chosen"] == "float"
+    assert "no route" in why["float"]
+    assert why["refused"] == "the node Conv_0 is too wide"
+    assert "does not load it" in why["broken"]
+    assert "points on 64 validation samples; 0.5 are allowed" in why["wrong"]
+    assert "NaN" in why["undefined"]
+    assert "unwanted" not in why
+    assert made.graph.read_bytes() == ModelPackage.load(package).graph.read_bytes()
+
+
+def test_no_smaller_type_than_asked_for_is_used(quantize):
+    jetson = Device(load_profile("jetson-orin-nano"), "tensorrt", Budget())
+    made, choice = quantize(Quantize(dtype="fp16", max_drop=10), jetson)
+    assert [c["name"] for c in choice["candidates"]] == ["float", "half"]
+    assert made.precision == "fp16"
+
+
+def test_a_device_without_short_types_keeps_float(quantize):
+    plain = replace(HOST, profile=replace(HOST.profile, precisions=("fp32",)))
+    made, choice = quantize(Quantize(), plain)
+    assert [c["name"] for c in choice["candidates"]] == ["float"]
+    assert made.precision == "fp32"
+
+
+def test_a_model_the_target_cannot_take_is_refused(make_work, task, data, calibration, package, tmp_path):
+    package = ModelPackage.load(package).copy_to(tmp_path).folder
+    graph = onnx.load(package / "model.onnx")
+    graph.graph.node[0].domain = "made.up"
+    graph.opset_import.append(onnx.helper.make_opsetid("made.up", 1))
+    onnx.save(graph, package / "model.onnx")
+    with pytest.raises(UnsupportedError, match=r"made\.up"):
+        Quantize()(make_work("q"), task=task, data=data, calibration=calibration, package=package, route=HOST)
+
+
+def test_nothing_is_left_in_scratch(quantize, make_work):
+    work = make_work("q")
+    quantize(Quantize(max_drop=5, seconds=0.1), HOST, work)
+    assert list(work.scratch.iterdir()) == []
+
+
+def test_a_negative_drop_cannot_be_asked_for():
+    with pytest.raises(InputError, match=r"quantize\.max_drop is -1"):
+        Quantize(max_drop=-1)
+
+
+def timed(name: str, ms: float, baseline_ms: float = 1.0) -> Trial:
+    noise = np.random.default_rng(0).normal(1, 0.001, (20, 10))
+    ratio = baseline_ms / ms
+    figures = {"ratio_to_float": {"value": ratio, "low95": ratio * 0.99, "high95": ratio * 1.01}, "size_bytes": 1}
+    return Trial(name, "int8", latencies_ms=ms * noise, figures=figures)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "chosen"),
+    [
+        ({"a": 0.5, "b": 0.4}, "b"),
+        ({"a": 0.4, "b": 0.5}, "a"),
+        ({"a": 0.500, "b": 0.497}, "a"),
+        ({"a": 1.2, "b": 0.9}, "b"),
+        ({"a": 1.2, "b": 1.5}, "float"),
+        ({"a": 0.995}, "float"),
+    ],
+)
+def test_the_fastest_is_kept_and_of_equals_the_first(milliseconds, chosen):
+    trials = [timed(name, ms) for name, ms in milliseconds.items()]
+    baseline = timed("float", 1.0)
+    assert fastest(baseline, trials).name == chosen
+    assert all(trial.why for trial in (baseline, *trials))
+
+
+def test_the_rule_takes_the_first_and_by_size_only_what_is_smaller():
+    baseline, large, small = (
+        Trial(name, "int8", figures={"size_bytes": size}) for name, size in (("float", 10), ("large", 12), ("small", 5))
+    )
+    assert by_rule(baseline, [large, small], "far away", judge_size=False) is large
+    assert by_rule(baseline, [large, small], "far away", judge_size=True) is small
+    assert by_rule(baseline, [large], "far away", judge_size=True) is baseline

@@ -1,0 +1,122 @@
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from calibration.errors import UnsupportedError
+from targets.onnxruntime_cpu import OnnxruntimeCpu
+from targets.profile import Runtime, load_profile
+from tests.models import answers_of, calibration_of, convolutional, inputs_of, transformer
+
+HOST = load_profile("host")
+PI = load_profile("raspberry-pi-5")
+NUC = load_profile("intel-nuc")
+
+
+def older(profile, versions):
+    return replace(profile, runtimes=(Runtime("onnxruntime-cpu", versions),))
+
+
+def names(package, profile):
+    return [c.name for c in OnnxruntimeCpu().candidates(package, profile, calibration_of(package))]
+
+
+def test_the_rule_follows_the_processor_and_the_architecture(tmp_path):
+    network, text = convolutional(tmp_path / "c"), transformer(tmp_path / "t")
+    plain = replace(NUC, isa=("sse4_2", "avx2"))
+    assert names(network, NUC) == ["static-u8s8", "nncf", "static-s8s8"]
+    assert names(network, PI)[0] == "static-s8s8"
+    assert names(network, plain)[0] == "static-u8s8-reduced-range"
+    assert names(text, NUC)[0] == names(text, PI)[0] == "dynamic"
+
+
+def test_without_vnni_weights_keep_to_seven_bits(tmp_path):
+    package, plain = convolutional(tmp_path / "c"), replace(NUC, isa=("sse4_2", "avx2"))
+    (folder := tmp_path / "made").mkdir()
+    graph = onnx.load(OnnxruntimeCpu().candidates(package, plain, calibration_of(package))[0].make(folder).graph)
+    weights = [numpy_helper.to_array(w) for w in graph.graph.initializer if w.data_type == onnx.TensorProto.INT8]
+    kernels = [w for w in weights if w.ndim == 4]
+    assert len(kernels) == 3
+    assert all(32 < np.abs(k.astype(int)).max() <= 64 for k in kernels)
+    (out := tmp_path / "out").mkdir()
+    made = replace(package, folder=folder, precision="int8")
+    assert OnnxruntimeCpu().compile(made, plain, 1, out).requires["isa"] == []
+
+
+def test_int8_for_vnni_asks_for_it_and_float_does_not(tmp_path):
+    package = convolutional(tmp_path / "c")
+    for precision, flags in (("int8", ["avx_vnni"]), ("fp32", [])):
+        (out := tmp_path / precision).mkdir()
+        compiled = OnnxruntimeCpu().compile(replace(package, precision=precision), NUC, 1, out)
+        assert compiled.requires["isa"] == flags
+
+
+@pytest.mark.parametrize(("versions", "opset", "ir"), [(">=1.16,<2", 19, 9), (">=1.17", 20, 9), (">=1.20", 20, 10)])
+def test_the_graph_fits_the_oldest_runtime_of_the_range(tmp_path, versions, opset, ir):
+    package = convolutional(tmp_path / "c", opset=20)
+    (out := tmp_path / "out").mkdir()
+    compiled = OnnxruntimeCpu().compile(package, older(HOST, versions), 2, out)
+    graph = onnx.load(out / compiled.files[0])
+    assert (graph.opset_import[0].version, graph.ir_version) == (opset, ir)
+    (plain := tmp_path / "plain").mkdir()
+    inputs = inputs_of(package, 5)
+    expected = answers_of(OnnxruntimeCpu().compile(package, HOST, 1, plain), inputs)
+    assert np.allclose(answers_of(compiled, inputs), expected, atol=1e-5)
+    assert compiled.options == {"threads": 2, "optimization": "all"}
+
+
+def test_an_operator_without_an_older_form_is_refused(tmp_path):
+    (out := tmp_path / "out").mkdir()
+    with pytest.raises(UnsupportedError, match=r"(?s)opset 20 and has no form in opset 19.*Gelu"):
+        OnnxruntimeCpu().compile(transformer(tmp_path / "t"), older(HOST, ">=1.16"), 1, out)
+
+
+def test_operator_sets_that_no_node_uses_are_not_declared(tmp_path):
+    package = convolutional(tmp_path / "c")
+    for candidate in OnnxruntimeCpu().candidates(package, NUC, calibration_of(package)):
+        (folder := tmp_path / candidate.name).mkdir()
+        assert [o.domain for o in onnx.load(candidate.make(folder).graph).opset_import] == [""]
+
+
+def test_a_package_of_another_runtime_is_refused(tmp_path):
+    package = replace(convolutional(tmp_path / "c"), graphs={"model": "model.xml"})
+    with pytest.raises(UnsupportedError, match=r"model.xml is not an ONNX file"):
+        OnnxruntimeCpu().compile(package, HOST, 1, tmp_path)
+
+
+def test_a_model_with_nothing_to_quantize_is_refused(tmp_path):
+    package = convolutional(tmp_path / "c")
+    calibration = calibration_of(package)
+    package = replace(package, architecture="transformer")
+    graph = onnx.load(package.graph)
+    del graph.graph.node[:], graph.graph.initializer[:]
+    means = onnx.helper.make_node("ReduceMean", ["pixel_values", "axes"], ["means"], "mean", keepdims=0)
+    join = onnx.helper.make_node("Concat", ["means"] * 4, ["logits"], "join", axis=1)
+    graph.graph.node.extend([means, join])
+    graph.graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), "axes"))
+    onnx.save(graph, package.graph)
+    candidates = OnnxruntimeCpu().candidates(package, NUC, calibration)
+    for name in ("dynamic", "static-u8s8-products"):
+        with pytest.raises(UnsupportedError, match=f"{name} cannot take this model: .*no operator of it"):
+            next(c for c in candidates if c.name == name).make(tmp_path)
+
+
+def test_it_times_only_where_the_device_would_run_alike():
+    able = OnnxruntimeCpu().capabilities
+    assert able(HOST).executes_here
+    assert able(PI).answers_here
+    assert not able(PI).executes_here
+    assert "aarch64" in able(PI).why_not
+    assert not able(older(HOST, "==1.20.1")).executes_here
+
+
+def test_a_timed_choice_depends_on_the_processor_and_a_rule_does_not():
+    assert {"cpu", "onnxruntime"} <= set(OnnxruntimeCpu().decides_by(HOST))
+    assert "cpu" not in OnnxruntimeCpu().decides_by(PI)
+
+
+def test_an_architecture_without_a_release_is_refused():
+    with pytest.raises(UnsupportedError, match="armv7l"):
+        OnnxruntimeCpu().capabilities(replace(PI, architecture="armv7l"))
