@@ -66,7 +66,8 @@ def time_pair(
     runners = [load_runner(m.runner, m.folder, list(m.files), m.options) for m in models]
     rows = np.linspace(0, len(split) - 1, min(FEEDS, len(split))).astype(int)
     feeds = [
-        preprocess(artifact.preprocessing, {name: array[i : i + 1] for name, array in split.columns.items()}) for i in rows
+        preprocess(artifact.preprocessing, {name: array[i : i + 1] for name, array in split.columns.items()})
+        for i in rows
     ]
     block = block_size(runners, feeds)
     start = time.monotonic()

@@ -36,7 +36,9 @@ class FileHashes:
         path = path.resolve()
         stat = path.stat()
         identity = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        row = self._db.execute("select inode, size, mtime_ns, sha256 from hashes where path = ?", (str(path),)).fetchone()
+        row = self._db.execute(
+            "select inode, size, mtime_ns, sha256 from hashes where path = ?", (str(path),)
+        ).fetchone()
         if row is not None and row[:3] == identity:
             return str(row[3])
         digest = sha256(path)
@@ -55,11 +57,12 @@ class FileHashes:
 
 
 def files_below(folder: Path) -> Iterable[str]:
-    """Relative names of the files below a folder, in no order, hidden ones left out. Links to folders are followed once."""
+    """Relative names of the files below a folder, in no order, hidden ones left out. A linked folder counts once."""
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(parent))
-        folders[:] = [f for f in folders if not f.startswith(".") and os.path.realpath(os.path.join(parent, f)) not in seen]
+        visible = [f for f in folders if not f.startswith(".")]
+        folders[:] = [f for f in visible if os.path.realpath(f"{parent}/{f}") not in seen]
         for name in names:
             if not name.startswith("."):
-                yield os.path.relpath(os.path.join(parent, name), folder)
+                yield os.path.relpath(f"{parent}/{name}", folder)

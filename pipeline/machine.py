@@ -3,13 +3,13 @@
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def working() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+def working() -> Generator[Callable[[], AbstractContextManager[None]]]:
     """Held while a stage works; yields `measuring`, within which no other build's stage works on this machine.
 
     Working builds share one lock and a measuring one has it alone. Turning a shared flock into an exclusive one lets
@@ -19,7 +19,7 @@ def working() -> Iterator[Callable[[], AbstractContextManager[None]]]:
     with path.open("w") as f:
 
         @contextmanager
-        def measuring() -> Iterator[None]:
+        def measuring() -> Generator[None]:
             fcntl.flock(f, fcntl.LOCK_EX)
             try:
                 yield

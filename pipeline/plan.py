@@ -2,26 +2,21 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from calibration.errors import InputError, IntegrityError, UnsupportedError
+from calibration.errors import IntegrityError, UnsupportedError
 from pipeline.files import FileHashes
 from pipeline.history import History
-from pipeline.recipe import DataSource, Device, ModelSource, Recipe
+from pipeline.recipe import Device, Recipe
+from pipeline.roles import ARTIFACTS, file_keys, flatten, role_key, role_value
 from pipeline.stage import Stage
 from pipeline.store import Store
-from targets.device.probe import cpu_model
 from targets.plugins import load, user_file
 from targets.user_code import imported_files
-
-# Facts of a machine that a probe measures and that no artifact depends on.
-NOT_IN_DIGEST = ("description", "memory_mb", "storage_mb")
 
 
 @dataclass(frozen=True)
@@ -124,7 +119,7 @@ class _Chain:
 
     def __init__(self, recipe: Recipe, device: Device, hashes: FileHashes, shared: dict[str, Node]) -> None:
         self.recipe, self.device, self.hashes, self.shared = recipe, device, hashes, shared
-        self.configured = {name: stage for name, stage in recipe.stages}
+        self.configured = dict(recipe.stages)
         self.roles: dict[str, Node] = {}
         self.order: list[Node] = []
         self.target = load("targets", device.target, recipe.folder)()
@@ -157,7 +152,7 @@ class _Chain:
 
     def bind(self, name: str, label: str = "", stage: Stage | None = None, gives: str = "", **given: Any) -> None:
         """Makes the node of one stage from the roles it takes, and lets it take its own role."""
-        stage = stage or self.configured.get(name) or load("stages", name)()
+        stage = stage or self.configured.get(name) or cast("Stage", load("stages", name)())
         inputs: dict[str, Node] = {}
         values: dict[str, Any] = {}
         key = {"stage": name, "revision": str(stage.revision)}
@@ -167,11 +162,11 @@ class _Chain:
             if isinstance(taken, Node):
                 inputs[role] = taken
                 key[f"input.{role}"] = taken.digest
-            elif role in ARTIFACT_ROLES:
+            elif role in ARTIFACTS:
                 values[role] = None
             else:
-                values[role] = given[role] if role in given else self.value(role)
-                key |= self.value_key(role, values[role])
+                values[role] = given[role] if role in given else role_value(role, self.recipe, self.device, self.target)
+                key |= role_key(role, values[role], self.recipe, self.target, self.hashes)
         tools = versions(stage.distributions)
         code = [name]
         if "task" in stage.takes:
@@ -181,85 +176,12 @@ class _Chain:
             code.append(self.device.target)
             tools |= self.target.fingerprint()
         for file, _ in filter(None, (user_file(c, self.recipe.folder) for c in code)):
-            key |= {f"code.file.{self.relative(path)}": self.hashes.file(path) for path in imported_files(file)}
+            key |= file_keys("code", imported_files(file), self.recipe.folder, self.hashes)
         key |= flatten("tool", tools)
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         node = self.shared.setdefault(digest, Node(label or name, stage, inputs, values, key, tools, digest))
         self.roles[gives or stage.gives] = node
         self.order.append(node)
-
-    def value(self, role: str) -> Any:
-        """What a stage is handed for a role that is no artifact."""
-        match role:
-            case "task":
-                return self.recipe.task
-            case "source":
-                return replace(self.recipe.data, calibration=None)
-            case "calibration_source":
-                return self.recipe.data if self.recipe.data.calibration else None
-            case "tokenizer":
-                return self.recipe.teacher.folder
-            case "budget":
-                return self.device.budget
-            case "device" | "route":
-                return self.device
-            case "machine":
-                profile = self.device.profile
-                capabilities = self.target.capabilities(profile)
-                return {"cpu": cpu_model()} if capabilities.answers_here else {}
-            case "identity":
-                return {"name": self.recipe.name, "version": self.recipe.version, "expires": self.recipe.expires}
-            case _:
-                raise InputError(f"a stage takes {role!r}, which is no role", "see pipeline/plan.py for the roles")
-
-    def value_key(self, role: str, value: Any) -> dict[str, str]:
-        """What the digest covers of a value: its fields, and the contents of the files it names."""
-        if role == "route":
-            return flatten(role, {"target": value.target, "threads": value.threads} | self.target.decides_by(value.profile))
-        if role == "device":
-            profile = {k: v for k, v in asdict(value.profile).items() if k not in NOT_IN_DIGEST}
-            return flatten(role, {"profile": profile, "target": value.target, "threads": value.threads})
-        key = flatten(role, {"kind": type(value).__name__, **asdict(value)} if is_dataclass(value) else value)  # pyright: ignore[reportArgumentType]
-        for path in self.files(role, value):
-            key[f"{role}.file.{self.relative(path)}"] = self.hashes.tree(path)
-        return key
-
-    def relative(self, path: Path) -> str:
-        """A path as seen from the recipe: the same in a clone that lies elsewhere."""
-        return os.path.relpath(path, self.recipe.folder.resolve())
-
-    def files(self, role: str, value: Any) -> Iterable[Path]:
-        """The files and folders whose contents a value stands for."""
-        match value:
-            case DataSource() if role == "calibration_source":
-                named = [value.calibration]
-            case DataSource():
-                named = [value.source, value.test, *value.files]
-            case ModelSource():
-                named = [value.factory, value.weights, value.folder, value.onnx]
-            case str() if role == "tokenizer":
-                names = (f"{value}/tokenizer.json", f"{value}/tokenizer_config.json")
-                named = [name for name in names if (self.recipe.folder / name).exists()]
-            case _:
-                named = []
-        for name in filter(None, named):
-            path = self.recipe.folder.resolve() / name.partition(":")[0]
-            yield from imported_files(path) if path.suffix == ".py" else (path,)
-
-
-ARTIFACT_ROLES = frozenset(
-    {"data", "teacher", "model", "logits", "baseline", "package", "calibration", "compiled", "compiled_baseline", "validation"}
-)
-
-
-def flatten(prefix: str, value: Any) -> dict[str, str]:
-    """A tree of JSON values as flat keys: {"a": {"b": 1}} -> {"prefix.a.b": "1"}."""
-    if isinstance(value, Mapping):
-        flat: dict[str, str] = {}
-        for name, part in value.items():  # pyright: ignore[reportUnknownVariableType]
-            flat |= flatten(f"{prefix}.{name}", part)
-        return flat
-    return {prefix: json.dumps(value, sort_keys=True, default=str)}
 
 
 @cache

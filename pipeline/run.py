@@ -3,7 +3,7 @@
 import errno
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,17 +108,15 @@ def run_node(
         progress.begin(node.label, devices, reason)
         start = time.monotonic()
         try:
-            _work(node, store, recipe_folder, progress, start)
+            record = _work(node, store, recipe_folder, progress, start)
         except EdgewrightError as error:
             progress.end(time.monotonic() - start, error.message)
             raise
         progress.end(time.monotonic() - start)
-        record = store.record(node.digest)
-        assert record is not None
         return StageRun(node, record, cached=False, reason=reason)
 
 
-def _work(node: Node, store: Store, recipe_folder: Path, progress: BuildProgress, start: float) -> None:
+def _work(node: Node, store: Store, recipe_folder: Path, progress: BuildProgress, start: float) -> ArtifactRecord:
     arguments = {role: store.path(taken.digest) for role, taken in node.inputs.items()} | dict(node.values)
     with (
         machine.working() as measuring,
@@ -129,11 +127,11 @@ def _work(node: Node, store: Store, recipe_folder: Path, progress: BuildProgress
         machine.reset_peak_memory()
         node.stage(Work(folder, scratch, recipe_folder, measuring, progress.update), **arguments)
         seconds, peak = time.monotonic() - start, machine.peak_memory_bytes()
-        store.publish(folder, node.label, node.digest, round(seconds, 3), peak, dict(node.tools))
+        return store.publish(folder, node.label, node.digest, round(seconds, 3), peak, dict(node.tools))
 
 
 @contextmanager
-def _disk_full_is_said(root: Path) -> Iterator[None]:
+def _disk_full_is_said(root: Path) -> Generator[None]:
     """Turns whatever a full disk makes a library raise into one clear error."""
     try:
         yield
@@ -141,5 +139,7 @@ def _disk_full_is_said(root: Path) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or shutil.disk_usage(root).free < 1 << 20:
             message = f"no space is left on the disk of the store {root}"
-            raise EdgewrightError(message, "free some with `edgewright cache prune`, or set EDGEWRIGHT_STORE") from error
+            raise EdgewrightError(
+                message, "free some with `edgewright cache prune`, or set EDGEWRIGHT_STORE"
+            ) from error
         raise

@@ -11,31 +11,34 @@ def write_sbom(identity: dict[str, Any], artifact: "CompiledModel", file: Path) 
     """Writes the SBOM. It holds no time and no serial number, so that the same bundle gives the same bytes."""
     import json
 
-    from cyclonedx.model import HashAlgorithm, HashType
+    from cyclonedx import model as cyclonedx
     from cyclonedx.model.bom import Bom
     from cyclonedx.model.component import Component, ComponentType
     from cyclonedx.output.json import JsonV1Dot6
 
     from pipeline.files import sha256
 
-    model = Component(
+    # Its classes are made by a decorator that hides their arguments from a type checker.
+    component: Any = Component
+    hash_type: Any = cyclonedx.HashType
+    bom: Any = Bom()
+    model = component(
         name=identity["name"],
         version=str(identity["version"]),
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref=identity["name"],
     )
-    bom = Bom()
     bom.metadata.component = model
     parts = [
-        Component(
+        component(
             name=name,
             type=ComponentType.FILE,
             bom_ref=f"file:{name}",
-            hashes=[HashType(alg=HashAlgorithm.SHA_256, content=sha256(artifact.folder / name))],
+            hashes=[hash_type(alg=cyclonedx.HashAlgorithm.SHA_256, content=sha256(artifact.folder / name))],
         )
         for name in (*artifact.files, *artifact.assets)
     ] + [
-        Component(name=name, version=versions, type=ComponentType.LIBRARY, bom_ref=f"runtime:{name}")
+        component(name=name, version=versions, type=ComponentType.LIBRARY, bom_ref=f"runtime:{name}")
         for name, versions in sorted(artifact.requires.get("runtime", {}).items())
     ]
     for part in parts:

@@ -33,7 +33,7 @@ class Stage(Protocol):
     distributions: the Python distributions whose versions change what it produces.
     revision: raised when a change of the code changes what it produces.
 
-    `__call__(self, work: Work, **roles)` raises EdgewrightError where the stage cannot do its part.
+    Called with its roles by name; raises EdgewrightError where it cannot do its part.
     """
 
     takes: ClassVar[tuple[str, ...]]
@@ -41,5 +41,4 @@ class Stage(Protocol):
     distributions: ClassVar[tuple[str, ...]]
     revision: ClassVar[int]
 
-    @property
-    def __call__(self) -> Callable[..., None]: ...
+    def __call__(self, work: Work, **roles: Any) -> None: ...

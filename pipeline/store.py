@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,18 +75,23 @@ class Store:
         folder = self.path(digest)
         present = {name for name in files_below(folder) if name != RECORD}
         for name in sorted(present ^ record.files.keys()):
-            raise IntegrityError(f"the cache entry {digest[:12]} ({record.stage}) is damaged: {name} is missing or surplus")
+            raise IntegrityError(
+                f"the cache entry {digest[:12]} ({record.stage}) is damaged: {name} is missing or surplus"
+            )
         for name, expected in record.files.items():
             if sha256(folder / name) != expected:
                 raise IntegrityError(f"the cache entry {digest[:12]} ({record.stage}) is damaged: {name} has changed")
         return record
 
-    def publish(self, folder: Path, stage: str, digest: str, seconds: float, peak: int, tools: dict[str, str]) -> None:
+    def publish(
+        self, folder: Path, stage: str, digest: str, seconds: float, peak: int, tools: dict[str, str]
+    ) -> ArtifactRecord:
         """Makes a filled folder of `temporary` the artifact `digest`. The caller holds the digest's lock."""
         files = {name: sha256(folder / name) for name in sorted(files_below(folder))}
         record = ArtifactRecord(stage, digest, files, seconds, peak, tools)
         (folder / RECORD).write_text(json.dumps(asdict(record), indent=1))
         folder.rename(self.path(digest))
+        return record
 
     def discard(self, digest: str) -> None:
         """Removes an artifact, in one step as others see it."""
@@ -95,14 +100,14 @@ class Store:
         shutil.rmtree(doomed)
 
     @contextmanager
-    def lock(self, digest: str) -> Iterator[None]:
+    def lock(self, digest: str) -> Generator[None]:
         """Held by the one build that works on a digest; the kernel frees it when that build dies."""
         with (self.root / "locks" / digest).open("w") as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             yield
 
     @contextmanager
-    def temporary(self, digest: str) -> Iterator[Path]:
+    def temporary(self, digest: str) -> Generator[Path]:
         """An empty folder for the work on a digest; what an earlier, killed work left is cleared first."""
         folder = self.root / "temporary" / digest
         shutil.rmtree(folder, ignore_errors=True)
@@ -113,7 +118,7 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def scratch(self, digest: str) -> Iterator[Path]:
+    def scratch(self, digest: str) -> Generator[Path]:
         """A folder that stays when the work on a digest fails or is killed, and goes when it is done."""
         folder = self.root / "scratch" / digest
         folder.mkdir(exist_ok=True)

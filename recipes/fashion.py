@@ -5,7 +5,10 @@ from torch import nn
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut (He et al. 2016, arXiv:1512.03385): [N, c_in, H, W] -> [N, c_out, H/stride, W/stride]."""
+    """Two 3 x 3 convolutions and a shortcut (He et al. 2016, arXiv:1512.03385).
+
+    [N, c_in, H, W] -> [N, c_out, H/stride, W/stride].
+    """
 
     def __init__(self, c_in: int, c_out: int, stride: int) -> None:
         super().__init__()

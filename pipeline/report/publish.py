@@ -1,13 +1,14 @@
-"""Puts what a build made of one device where a person finds it: report.json, report.html and, if it may ship, bundle/."""
+"""Puts what a build made of one device where a person finds it: report.json, report.html and, if it may, bundle/."""
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calibration.errors import EdgewrightError
     from pipeline.recipe import Device, Recipe
     from pipeline.run import StageRun

@@ -116,5 +116,6 @@ def limits(budget: "Budget", payload: Path) -> dict[str, Any]:
 
 
 def copy_into(source: Path, destination: Path) -> None:
+    """Copies a file, making the folders above it."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, destination)

@@ -1,4 +1,4 @@
-"""Is the artifact right, and is it faster? Measured against the fp32 teacher in the same runtime with the same threads."""
+"""Is the artifact right, and is it faster? Measured against the fp32 teacher in the same runtime and threads."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -33,7 +33,17 @@ class Validate:
     seconds: float = 6.0
     max_seconds: float = 45.0
 
-    takes: ClassVar = ("task", "data", "compiled", "compiled_baseline", "package", "baseline", "device", "budget", "machine")
+    takes: ClassVar = (
+        "task",
+        "data",
+        "compiled",
+        "compiled_baseline",
+        "package",
+        "baseline",
+        "device",
+        "budget",
+        "machine",
+    )
     gives: ClassVar = "validation"
     distributions: ClassVar = ("numpy",)
     revision: ClassVar = 1
@@ -181,9 +191,7 @@ def measure_memory(
     from targets.device.fresh import fresh_process
 
     for key, model, repeats in (("baseline", teacher, 1), ("artifact", artifact, PEAK_MEMORY_REPEATS)):
-        runs = [
-            fresh_process(model.runner, model.folder, model.files, model.options, golden) for _ in range(repeats)
-        ]
+        runs = [fresh_process(model.runner, model.folder, model.files, model.options, golden) for _ in range(repeats)]
         record[key]["peak_memory_bytes"] = int(median(run.peak_memory_bytes for run in runs))
     record["artifact"]["load_ms"] = median(run.load_ms for run in runs)
     record["ratios"]["peak_memory"] = record["baseline"]["peak_memory_bytes"] / record["artifact"]["peak_memory_bytes"]
@@ -201,5 +209,6 @@ def write_golden(test: "Split", model: "CompiledModel", file: Path) -> dict[str,
     chosen = test.take(choose_balanced(test.labels, GOLDEN_SAMPLES, seed=0))
     inputs = preprocess(model.preprocessing, chosen.columns)
     arrays = {f"input.{name}": array for name, array in inputs.items()}
-    np.savez(file, **arrays, **{f"output.{model.outputs[0].name}": answers(model, chosen)})
+    arrays[f"output.{model.outputs[0].name}"] = answers(model, chosen)
+    np.savez(file, allow_pickle=False, **arrays)
     return {"samples": len(chosen)}

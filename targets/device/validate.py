@@ -119,7 +119,9 @@ def _run(manifest: Manifest, payload: Path, seconds: float, report: Validation) 
         report.gates += outcomes
         if native:
             _time(manifest, payload, runner, samples.feeds(), seconds, report)
-    judged = {outcome.name for outcome in report.gates} | ({"golden"} if samples else set())
+    judged = {outcome.name for outcome in report.gates}
+    if "golden_argmax_agreement" in judged:
+        judged.add("golden")
     report.gates += [gates.pending(gate) for gate in manifest.pending_gates if gate.name not in judged]
     report.verdict = gates.overall(report.gates)
 

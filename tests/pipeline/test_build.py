@@ -122,7 +122,9 @@ def test_a_change_of_the_evaluator_rebuilds_validate_and_package(project: Path) 
     assert "seconds" in uncached(project)["validate"]
 
 
-def test_another_version_of_a_tool_rebuilds_what_that_tool_makes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_a_tool_rebuilds_what_that_tool_makes(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = sys.modules[make_plan.__module__]
     installed = plan._version
     monkeypatch.setattr(plan, "_version", lambda name: "99" if name == "torch-pruning" else installed(name))
@@ -173,7 +175,7 @@ def test_a_killed_build_goes_on_from_the_last_stage(project: Path) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert list(uncached(project))[0] == "distill"
+    assert next(iter(uncached(project))) == "distill"
     assert list(scratch.iterdir())
     result = run(project, "build", "tiny.yaml", "--out", "../dist")
     assert result.returncode == 0, result.stderr
@@ -188,7 +190,11 @@ def test_two_builds_at_once_on_one_store_do_the_work_once(project: Path) -> None
     environment = {**os.environ, "EDGEWRIGHT_STORE": str(project / "store")}
     processes = [
         subprocess.Popen(
-            [*command, f"../dist{i}"], cwd=project / "project", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*command, f"../dist{i}"],
+            cwd=project / "project",
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for i in range(2)
     ]

@@ -27,13 +27,13 @@ def teacher():
 def student():
     return net(16)
 '''
-LAYERS = '''
+LAYERS = """
 from torch import nn
 
 
 def block(c_in, c_out):
     return nn.Conv2d(c_in, c_out, 3, 1, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(), nn.MaxPool2d(2)
-'''
+"""
 RECIPE = """
 name: tiny
 task: image-classification

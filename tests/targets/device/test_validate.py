@@ -80,6 +80,15 @@ def test_a_ratio_without_a_float_model_stays_pending(tmp_path):
     assert (code, gates(report)["latency_ratio"]) == (0, "pending")
 
 
+@pytest.mark.parametrize(
+    ("limits", "verdict"), [({}, "pending"), ({"min_sqnr_db": 500}, "fail"), ({"min_sqnr_db": 50}, "pass")]
+)
+def test_a_golden_gate_without_limits_is_not_taken_for_judged(tmp_path, limits, verdict):
+    pending = [{"name": "golden", "limit": 0}]
+    _, report = run(make_bundle(tmp_path, pending_gates=pending, golden={"samples": SAMPLES} | limits))
+    assert gates(report) == {"golden": verdict}
+
+
 def test_wrong_answers_fail(tmp_path):
     bundle = make_bundle(tmp_path)
     write_model(bundle / "payload" / "model.onnx", layers(depth=2, width=128, seed=5))
