@@ -35,7 +35,9 @@ app = typer.Typer(
 cache_app = typer.Typer(no_args_is_help=True, help="The store: $EDGEWRIGHT_STORE or ~/.cache/edgewright.")
 app.add_typer(cache_app, name="cache")
 
-DOCKER = 'docker build -t edgewright . && docker run --rm -v "$PWD":/work -w /work edgewright'
+DOCKER = (
+    'docker run --rm --user "$(id -u)" -v "$PWD:/project" -v edgewright:/store edgewright build RECIPE (see Dockerfile)'
+)
 
 
 @app.command()

@@ -24,33 +24,41 @@ FEEDS = 64
 def answers(model: "CompiledModel", split: "Split", progress: Callable[[float], None] = lambda _: None) -> np.ndarray:
     """The model's first output for every sample, [samples, ...] float32.
 
-    All cores are used: threads change how fast an answer comes, and the order of sums only in its last bits.
+    A quantized model answers one sample at a time, as it will: scales that are found while it runs depend on what else
+    is in a batch. A float model's answers do not, so it gets large batches and all cores.
     """
-    options = model.options | {"threads": os.cpu_count() or 1}
+    batch, options = 1, model.options
+    if model.precision == "fp32":
+        batch, options = BATCH, model.options | {"threads": os.cpu_count() or 1}
     runner = load_runner(model.runner, model.folder, list(model.files), options)
     outputs: list[np.ndarray] = []
-    for start in range(0, len(split), BATCH):
-        columns = {name: array[start : start + BATCH] for name, array in split.columns.items()}
+    for start in range(0, len(split), batch):
+        columns = {name: array[start : start + batch] for name, array in split.columns.items()}
         outputs.append(runner.run(preprocess(model.preprocessing, columns))[model.outputs[0].name])
-        progress(min(1.0, (start + BATCH) / len(split)))
+        if start % BATCH == 0:
+            progress(start / len(split))
     return np.concatenate(outputs)
+
+
+def single_samples(model: "CompiledModel", split: "Split") -> list[dict[str, np.ndarray]]:
+    """Feeds of one sample each, spread over the split, that timing goes through."""
+    rows = np.linspace(0, len(split) - 1, min(FEEDS, len(split))).astype(int)
+    columns = [{name: array[i : i + 1] for name, array in split.columns.items()} for i in rows]
+    return [preprocess(model.preprocessing, c) for c in columns]
 
 
 @dataclass(frozen=True)
 class Timing:
     """Latencies of baseline and artifact, [blocks, runs in a block] milliseconds each, measured alternately.
 
+    ratio: p50 of the baseline / p50 of the artifact: {value, low95, high95}.
     cpu_seconds: of one inference of the artifact, all threads together.
     """
 
     baseline_ms: np.ndarray
     artifact_ms: np.ndarray
+    ratio: dict[str, float]
     cpu_seconds: float
-
-    @property
-    def ratio(self) -> dict[str, float]:
-        """p50 of the baseline / p50 of the artifact: {value, low95, high95}."""
-        return ratio_interval(self.baseline_ms, self.artifact_ms)
 
 
 def time_pair(
@@ -62,22 +70,18 @@ def time_pair(
     settled: Callable[[dict[str, float]], bool],
 ) -> Timing:
     """Times two models in turn on single samples, for `seconds`, and on while `settled(ratio)` is false."""
-    models = (baseline, artifact)
-    runners = [load_runner(m.runner, m.folder, list(m.files), m.options) for m in models]
-    rows = np.linspace(0, len(split) - 1, min(FEEDS, len(split))).astype(int)
-    feeds = [
-        preprocess(artifact.preprocessing, {name: array[i : i + 1] for name, array in split.columns.items()})
-        for i in rows
-    ]
+    runners = [load_runner(m.runner, m.folder, list(m.files), m.options) for m in (baseline, artifact)]
+    feeds = single_samples(artifact, split)
     block = block_size(runners, feeds)
     start = time.monotonic()
     blocks: list[list[np.ndarray]] = []
     while True:
         blocks.append(interleave(runners, feeds, seconds=seconds, block=block, warmup=block))
-        timing = Timing(*(np.concatenate(b) for b in zip(*blocks, strict=True)), cpu_seconds=0.0)
-        if settled(timing.ratio) or time.monotonic() - start + seconds > max_seconds:
+        baseline_ms, artifact_ms = (np.concatenate(taken) for taken in zip(*blocks, strict=True))
+        ratio = ratio_interval(baseline_ms, artifact_ms)
+        if settled(ratio) or time.monotonic() - start + seconds > max_seconds:
             break
     cpu = time.process_time()
     for feed in feeds:
         runners[1].run(feed)
-    return Timing(timing.baseline_ms, timing.artifact_ms, (time.process_time() - cpu) / len(feeds))
+    return Timing(baseline_ms, artifact_ms, ratio, (time.process_time() - cpu) / len(feeds))

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.errors import EdgewrightError, UnsupportedError
-from pipeline.evaluate import FEEDS, answers
+from pipeline.evaluate import answers, single_samples
 from targets.device.errors import DeviceError
 from targets.device.measure import block_size, interleave, ratio_interval
-from targets.device.preprocess import preprocess
 from targets.device.runners import load_runner
 
 if TYPE_CHECKING:
@@ -121,9 +120,7 @@ class Bench:
         """Times what ships, on single samples, all in turn; the first trial is the float model."""
         models = [trial.compiled for trial in trials if trial.compiled is not None]
         runners = [load_runner(m.runner, m.folder, list(m.files), m.options) for m in models]
-        rows = np.linspace(0, len(self.validation) - 1, min(FEEDS, len(self.validation))).astype(int)
-        columns = self.validation.columns
-        feeds = [preprocess(models[0].preprocessing, {k: a[i : i + 1] for k, a in columns.items()}) for i in rows]
+        feeds = single_samples(models[0], self.validation)
         block = block_size(runners, feeds)
         latencies = interleave(runners, feeds, seconds=seconds, block=block, warmup=WARM_UP)
         for trial, taken in zip(trials, latencies, strict=True):

@@ -1,6 +1,7 @@
 """Which runtime of a profile a target serves, and the newest ONNX that the oldest version in its range reads."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from calibration.errors import InputError, UnsupportedError
 from targets.device.versions import in_range, installed_version
@@ -23,9 +24,13 @@ PATCHES = 10
 
 
 def runtime_of(profile: DeviceProfile, target: str) -> Runtime:
-    """The profile's runtime for a target. Raises UnsupportedError where the device has none, naming those it has."""
+    """The profile's runtime for a target; one that is named as `path/my_target.py:Class` is my-target.
+
+    Raises UnsupportedError where the device has none, naming those it has.
+    """
     for runtime in profile.runtimes:
-        if runtime.target.replace("_", "-") == target:
+        name = Path(runtime.target.rpartition(":")[0]).stem or runtime.target
+        if name.replace("_", "-") == target:
             return runtime
     has = ", ".join(r.target for r in profile.runtimes) or "none"
     raise UnsupportedError(
