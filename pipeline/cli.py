@@ -247,7 +247,8 @@ def _check_system() -> None:
     here = f"{platform.system()} with Python {platform.python_version()}"
     if sys.platform != "linux" or not (3, 11) <= sys.version_info[:2] <= (3, 13):
         raise UnsupportedError(
-            f"edgewright builds on Linux with Python 3.11 to 3.13, not on {here}", f"use Docker: {DOCKER}"
+            f"edgewright builds on Linux with Python 3.11 to 3.13, not on {here}",
+            f"use Docker, as the Dockerfile says: {DOCKER}",
         )
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from calibration.errors import InputError
 
 # From random weights, and for weights that were trained before; batches of about 128.
-LEARNING_RATES: dict[str, tuple[float, float]] = {"adamw": (3e-3, 2e-4), "sgd": (0.2, 0.01), "lamb": (1e-2, 1e-3)}
+LEARNING_RATES: dict[str, tuple[float, float]] = {"adamw": (3e-3, 2e-4), "sgd": (0.1, 0.01), "lamb": (1e-2, 1e-3)}
 WEIGHT_DECAYS: dict[str, float] = {"adamw": 0.05, "sgd": 5e-4, "lamb": 0.01}
 
 

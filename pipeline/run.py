@@ -19,6 +19,11 @@ from pipeline.report.html import write_index
 from pipeline.report.publish import publish
 from pipeline.stage import Work
 from pipeline.store import ArtifactRecord, Store
+from targets.device.errors import DeviceError
+
+# What a stage refuses with; the part that runs on devices has errors of its own, since it stands alone.
+Refused = EdgewrightError | DeviceError
+REFUSED = (EdgewrightError, DeviceError)
 
 # Of the refusals of several devices, the exit code that tells the worst, worst first.
 WORST_FIRST = (1, 4, 2, 5, 3, 0)
@@ -46,7 +51,7 @@ class BuildResult:
 def build(recipe: Recipe, store: Store, out: Path, quiet: bool = False) -> BuildResult:
     """Builds a bundle for each device of the recipe, or a report that says why there is none, in out/RECIPE/DEVICE."""
     plan = make_plan(recipe, store)
-    outcomes: dict[str, StageRun | EdgewrightError] = {}
+    outcomes: dict[str, StageRun | Refused] = {}
     history = History(store.root, recipe)
     with BuildProgress(quiet) as progress:
         for node in plan.nodes:
@@ -57,7 +62,7 @@ def build(recipe: Recipe, store: Store, out: Path, quiet: bool = False) -> Build
         name = device.profile.name
         chain = plan.chains.get(name, ())
         runs = [run for node in chain if isinstance(run := outcomes[node.digest], StageRun)]
-        refused = [(node.label, error) for node in chain if isinstance(error := outcomes[node.digest], EdgewrightError)]
+        refused = [(node.label, error) for node in chain if isinstance(error := outcomes[node.digest], REFUSED)]
         if name in plan.refused:
             refused = [("plan", plan.refused[name])]
         codes |= {error.exit_code for _, error in refused}
@@ -70,19 +75,19 @@ def _outcome(
     node: Node,
     plan: Plan,
     store: Store,
-    outcomes: Mapping[str, StageRun | EdgewrightError],
+    outcomes: Mapping[str, StageRun | Refused],
     history: History,
     progress: BuildProgress,
-) -> StageRun | EdgewrightError:
+) -> StageRun | Refused:
     """Runs one node, or carries on the refusal of an input; notes for later plans what was built from what."""
     for taken in node.inputs.values():
-        if isinstance(refusal := outcomes[taken.digest], EdgewrightError):
+        if isinstance(refusal := outcomes[taken.digest], REFUSED):
             return refusal
     devices = plan.devices_of(node)
     reason = history.difference(devices[0], node.label, node.key)
     try:
         run = run_node(node, store, plan.recipe.folder, devices, reason, progress)
-    except EdgewrightError as error:
+    except REFUSED as error:
         return error
     for device in devices:
         history.remember(device, node.label, node.key)
@@ -109,7 +114,7 @@ def run_node(
         start = time.monotonic()
         try:
             record = _work(node, store, recipe_folder, progress, start)
-        except EdgewrightError as error:
+        except REFUSED as error:
             progress.end(time.monotonic() - start, error.message)
             raise
         progress.end(time.monotonic() - start)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from calibration.errors import EdgewrightError
     from pipeline.recipe import Device, Recipe
-    from pipeline.run import StageRun
+    from pipeline.run import Refused, StageRun
     from pipeline.store import Store
 
 # Keys of validation.json that are not part of a report.
@@ -22,7 +21,7 @@ def publish(
     recipe: "Recipe",
     device: "Device",
     runs: "Sequence[StageRun]",
-    refused: "Sequence[tuple[str, EdgewrightError]]",
+    refused: "Sequence[tuple[str, Refused]]",
     store: "Store",
     folder: Path,
 ) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def publish(
 def read_standing(
     folder: Path,
     runs: "Sequence[StageRun]",
-    refusal: "tuple[str, EdgewrightError] | None",
+    refusal: "tuple[str, Refused] | None",
     bundle: Path | None,
     store: "Store",
 ) -> dict[str, Any] | None:
@@ -79,7 +78,7 @@ def assemble(
     recipe: "Recipe",
     device: "Device",
     runs: "Sequence[StageRun]",
-    refusal: "tuple[str, EdgewrightError] | None",
+    refusal: "tuple[str, Refused] | None",
     store: "Store",
 ) -> dict[str, Any]:
     """report.json of one device, from the artifacts of its stages."""
