@@ -42,8 +42,11 @@ class History:
     def save(self) -> None:
         """Writes what has been remembered, whole or not at all."""
         temporary = self._file.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(self._keys))
-        temporary.rename(self._file)
+        try:
+            temporary.write_text(json.dumps(self._keys))
+            temporary.rename(self._file)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _describe(name: str, before: str | None, now: str | None) -> str:

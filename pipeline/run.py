@@ -3,10 +3,10 @@
 import errno
 import shutil
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from calibration.errors import EdgewrightError, IntegrityError
@@ -20,6 +20,7 @@ from pipeline.report.publish import publish
 from pipeline.stage import Work
 from pipeline.store import ArtifactRecord, Store
 from targets.device.errors import DeviceError
+from targets.user_code import Running
 
 # What a stage refuses with; the part that runs on devices has errors of its own, since it stands alone.
 Refused = EdgewrightError | DeviceError
@@ -125,9 +126,10 @@ def _work(node: Node, store: Store, recipe_folder: Path, progress: BuildProgress
     arguments = {role: store.path(taken.digest) for role, taken in node.inputs.items()} | dict(node.values)
     with (
         machine.working() as measuring,
-        _disk_full_is_said(store.root),
         store.scratch(node.digest) as scratch,
         store.temporary(node.digest) as folder,
+        _FullDisk(store.root),
+        Running(node.label, recipe_folder),
     ):
         machine.reset_peak_memory()
         node.stage(Work(folder, scratch, recipe_folder, measuring, progress.update), **arguments)
@@ -135,16 +137,26 @@ def _work(node: Node, store: Store, recipe_folder: Path, progress: BuildProgress
         return store.publish(folder, node.label, node.digest, round(seconds, 3), peak, dict(node.tools))
 
 
-@contextmanager
-def _disk_full_is_said(root: Path) -> Generator[None]:
-    """Turns whatever a full disk makes a library raise into one clear error."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or shutil.disk_usage(root).free < 1 << 20:
-            message = f"no space is left on the disk of the store {root}"
+class _FullDisk:
+    """A context that turns whatever a full disk makes a library raise, each its own kind, into one clear error.
+
+    It stands within those that clear up: after them there is space again.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, REFUSED):
+            return
+        said = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if said or shutil.disk_usage(self._root).free < 1 << 20:
             raise EdgewrightError(
-                message, "free some with `edgewright cache prune`, or set EDGEWRIGHT_STORE"
+                f"no space is left on the disk of the store {self._root}",
+                "free some with `edgewright cache prune`, or set EDGEWRIGHT_STORE",
             ) from error
-        raise

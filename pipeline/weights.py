@@ -38,7 +38,7 @@ def refuse_non_finite(tensors: "Mapping[str, torch.Tensor]", where: str) -> None
 def put_weights(module: "nn.Module", tensors: "Mapping[str, torch.Tensor]", where: str) -> None:
     """Copies tensors into a module that has exactly these names and shapes.
 
-    Raises InputError naming what is missing, what is not the model's, and what has another shape.
+    Raises InputError naming what is missing, what is not the model's, and what has another shape or kind of number.
     """
     wanted = module.state_dict()
     problems: list[str] = []
@@ -49,7 +49,18 @@ def put_weights(module: "nn.Module", tensors: "Mapping[str, torch.Tensor]", wher
         for name, t in wanted.items()
         if name in tensors and tensors[name].shape != t.shape
     ]
-    for names, what in ((missing, "missing"), (unexpected, "not the model's"), (misshaped, "of another shape")):
+    # Floats of another width are converted; integers for floats are the parts of a quantized model, scales left out.
+    mistyped = [
+        f"{name} (file {_dtype(tensors[name])}, model {_dtype(t)})"
+        for name, t in wanted.items()
+        if name in tensors and tensors[name].is_floating_point() != t.is_floating_point()
+    ]
+    for names, what in (
+        (missing, "missing"),
+        (unexpected, "not the model's"),
+        (misshaped, "of another shape"),
+        (mistyped, "of another type"),
+    ):
         if names:
             problems.append(f"{len(names)} {what}: {_some(names)}")
     if problems:
@@ -89,15 +100,19 @@ def _read_pickle(path: Path, allowed: bool) -> "dict[str, torch.Tensor]":
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as e:
-        raise InputError(
-            f"{path} holds more than tensors, or is damaged: {str(e).splitlines()[0]}", "save a state_dict of tensors"
-        ) from e
+    except (UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as e:
+        # What is no pickle at all is read as one, byte by byte, until something does not fit.
+        why = next(iter(str(e).splitlines()), "") or "it ends too early"
+        raise InputError(f"{path} holds more than tensors, or is damaged: {why}", "save a state_dict of tensors") from e
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(t, torch.Tensor) for t in content.values()):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dict of tensors", "save model.state_dict()")
     return content
+
+
+def _dtype(tensor: "torch.Tensor") -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _some(names: Sequence[str]) -> str:

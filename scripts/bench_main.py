@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,19 +97,25 @@ def help_seconds() -> list[Row]:
     return [HELP.row(statistics.median(seconds), seconds[0], seconds[-1])]
 
 
-FIVE = Figure("five devices against one, CPU time of a build", at_least=False, limit=1.6, unit="x")
+FIVE = (
+    Figure("five devices against one, CPU time of a build", at_least=False, limit=1.6, unit="x"),
+    Figure("demo from nothing, after the installation", at_least=False, limit=480, unit=" s"),
+)
 
 
 def five_against_one() -> list[Row]:
     """Two builds of the demo, each into a store of its own with nothing in it."""
     seconds: dict[str, float] = {}
+    wall: dict[str, float] = {}
     for name, devices in (("five", ()), ("one", ("--device", "host"))):
         folder = KEPT / f"store-{name}"
         shutil.rmtree(folder, ignore_errors=True)
         command = [EDGEWRIGHT, "build", recipe("fashion"), "--out", str(folder / "dist"), *devices]
+        start = time.monotonic()
         seconds[name] = cpu_seconds(command, EDGEWRIGHT_STORE=str(folder / "store"))
+        wall[name] = time.monotonic() - start
         shutil.rmtree(folder)
-    return [FIVE.row(seconds["five"] / seconds["one"])]
+    return [FIVE[0].row(seconds["five"] / seconds["one"]), FIVE[1].row(wall["five"])]
 
 
 MACS = Figure("the student's multiply-accumulates over the teacher's", at_least=False, limit=0.25)
@@ -158,7 +165,7 @@ CELLS = (
     recipe_cell("spam", ratio=10, teacher=0.975),
     Cell("demo_again", AGAIN, demo_again, lambda: is_built("fashion")),
     quick_cell(HELP, help_seconds),
-    Cell("five_against_one", (FIVE,), five_against_one),
+    Cell("five_against_one", FIVE, five_against_one),
     quick_cell(MACS, student_macs),
     quick_cell(WHEEL, wheel_names),
     quick_cell(LINES, recipe_lines),

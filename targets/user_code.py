@@ -15,6 +15,8 @@ from typing import Any
 from calibration.errors import EdgewrightError, InputError, near
 
 OURS = frozenset({"pipeline", "targets", "calibration"})
+# What may lie below a user's folder and is not theirs: this program, and what is installed.
+_NOT_THEIRS = tuple(f"{Path(__file__).resolve().parents[1] / name}{os.sep}" for name in sorted(OURS))
 
 
 class Running:
@@ -33,15 +35,22 @@ class Running:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
     ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, EdgewrightError):
+        if not isinstance(error, (Exception, SystemExit)) or isinstance(error, EdgewrightError):
             return
-        theirs = [f for f in traceback.extract_tb(frames) if f.filename.startswith(self._folder)]
+        theirs = [f for f in traceback.extract_tb(frames) if self._is_theirs(f.filename)]
         if theirs:
             raise InputError(
                 f"{theirs[-1].filename}:{theirs[-1].lineno}: {type(error).__name__}: {error} "
                 f"(while running {self._what})",
                 "mend the file and run again",
             ) from error
+
+    def _is_theirs(self, file: str) -> bool:
+        return (
+            file.startswith(self._folder)
+            and not file.startswith(_NOT_THEIRS)
+            and not {"site-packages", "dist-packages"} & set(Path(file).parts)
+        )
 
 
 def load(reference: str, recipe_folder: Path) -> Any:

@@ -44,6 +44,8 @@ class Quantize:
             raise InputError(
                 f"quantize.max_drop is {self.max_drop:g}: it cannot be negative", "give points, such as 0.5"
             )
+        if self.seconds <= 0:
+            raise InputError(f"quantize.seconds is {self.seconds:g}: it must be above 0", "give seconds of timing")
 
     def __call__(
         self, work: "Work", *, task: "Task", data: Path, calibration: Path, package: Path, route: "Device"

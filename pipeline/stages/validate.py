@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from calibration.dataset import choose_balanced
+from calibration.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,11 @@ class Validate:
     distributions: ClassVar = ("numpy",)
     revision: ClassVar = 1
 
+    def __post_init__(self) -> None:
+        for name in ("seconds", "max_seconds"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}: {getattr(self, name):g} is not above 0", "give seconds of timing")
+
     def __call__(
         self,
         work: "Work",
@@ -69,7 +75,7 @@ class Validate:
         from targets.target import CompiledModel, ModelPackage
 
         artifact, teacher = CompiledModel.load(compiled), CompiledModel.load(compiled_baseline)
-        target = load("targets", device.target)()
+        target = load("targets", device.target, work.recipe_folder)()
         capabilities = target.capabilities(device.profile)
         test = load_split(data, "test")
         record: dict[str, Any] = {

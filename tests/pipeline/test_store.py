@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from calibration.errors import IntegrityError
+from calibration.errors import EdgewrightError, IntegrityError
 from pipeline.store import Store
 
 DIGEST = "ab" * 32
@@ -132,6 +132,32 @@ def test_the_memory_of_hashes_follows_the_contents(tmp_path: Path) -> None:
     assert store.hashes.file(file) == first
     file.write_bytes(b"other")
     assert store.hashes.file(file) != first
+
+
+@pytest.mark.parametrize("damage", [b"no database at all", b"SQLite format 3\0" + bytes(4080)])
+def test_a_damaged_memory_of_hashes_is_begun_anew(tmp_path: Path, damage: bytes) -> None:
+    file = tmp_path / "data.csv"
+    file.write_bytes(b"one")
+    os.utime(file, (1, 1))
+    first = Store(tmp_path / "store").hashes.file(file)
+    (tmp_path / "store" / "hashes.sqlite").write_bytes(damage)
+    assert Store(tmp_path / "store").hashes.file(file) == first
+
+
+def test_a_memory_of_hashes_that_is_damaged_while_it_is_used_is_begun_anew(tmp_path: Path) -> None:
+    file = tmp_path / "data.csv"
+    file.write_bytes(b"one")
+    os.utime(file, (1, 1))
+    store = Store(tmp_path / "store")
+    first = store.hashes.file(file)
+    (tmp_path / "store" / "hashes.sqlite").write_bytes(b"no database at all" * 1000)
+    assert store.hashes.file(file) == first
+
+
+def test_a_memory_of_hashes_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
+    (tmp_path / "store" / "hashes.sqlite").mkdir(parents=True)
+    with pytest.raises(EdgewrightError, match=r"hashes\.sqlite: unable to open"):
+        Store(tmp_path / "store")
 
 
 def test_a_folder_digest_covers_names_and_contents_but_no_hidden_files(tmp_path: Path) -> None:

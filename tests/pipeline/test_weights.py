@@ -78,3 +78,18 @@ def test_a_pickle_is_read_where_it_is_allowed_and_never_run(tmp_path, suffix, ca
     with pytest.raises(InputError, match="holds a list"):
         read_weights(path, allow_pickle=True)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world" * 9, b"PK\x03\x04", b"\x80\x02"])
+def test_what_is_no_pickle_is_refused(tmp_path, content):
+    path = tmp_path / "w.pt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"or is damaged: ."):
+        read_weights(path, allow_pickle=True)
+
+
+def test_integers_are_no_weights_and_floats_of_another_width_are():
+    tensors = dict(net().state_dict())
+    put_weights(net(), tensors | {"2.bias": tensors["2.bias"].half()}, "w")
+    with pytest.raises(InputError, match=r"1 of another type: 2\.bias \(file int8, model float32\)"):
+        put_weights(net(), tensors | {"2.bias": tensors["2.bias"].to(torch.int8)}, "w")

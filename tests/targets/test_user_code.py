@@ -110,3 +110,18 @@ def test_what_cannot_be_loaded_is_named(tmp_path, reference, text, message):
         (tmp_path / reference.partition(":")[0]).write_text(text)
     with pytest.raises(InputError, match=message):
         load(reference, tmp_path)
+
+
+def test_a_users_exit_is_an_error_too(tmp_path):
+    (tmp_path / "net.py").write_text("def small():\n    raise SystemExit(0)\n")
+    with pytest.raises(InputError, match=r"net\.py:2: SystemExit: 0"):
+        call("net.py:small", tmp_path)
+
+
+def test_what_is_installed_below_a_users_folder_is_not_theirs(tmp_path):
+    package = tmp_path / ".venv" / "lib" / "site-packages"
+    package.mkdir(parents=True)
+    (package / "net.py").write_text("def small():\n    return {}[1]\n")
+    small = load("net.py:small", package)
+    with pytest.raises(KeyError), Running("x", tmp_path):
+        small()

@@ -180,6 +180,11 @@ def test_a_negative_drop_cannot_be_asked_for():
         Quantize(max_drop=-1)
 
 
+def test_timing_takes_time():
+    with pytest.raises(InputError, match=r"quantize\.seconds is 0"):
+        Quantize(seconds=0)
+
+
 def timed(name: str, ms: float, baseline_ms: float = 1.0) -> Trial:
     noise = np.random.default_rng(0).normal(1, 0.001, (20, 10))
     ratio = baseline_ms / ms

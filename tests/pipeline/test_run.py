@@ -1,0 +1,68 @@
+"""What a stage may raise, and what the build makes of it."""
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from calibration.errors import EdgewrightError, InputError
+from pipeline.plan import Node
+from pipeline.progress import BuildProgress
+from pipeline.run import run_node
+from pipeline.stage import Work
+from pipeline.store import Store
+from targets import user_code
+
+DIGEST = "ab" * 32
+
+
+@dataclass(frozen=True)
+class Raising:
+    """Runs what it is handed."""
+
+    takes: ClassVar = ("action",)
+    gives: ClassVar = "model"
+    distributions: ClassVar = ()
+    revision: ClassVar = 1
+
+    def __call__(self, work: Work, *, action: Callable[[], Any]) -> None:
+        (work.out / "half").write_bytes(b"x")
+        action()
+
+
+def run(folder: Path, action: Callable[[], Any]) -> Store:
+    store = Store(folder / "store")
+    node = Node("distill", Raising(), {}, {"action": action}, {}, {}, DIGEST)
+    with BuildProgress(quiet=True) as progress:
+        run_node(node, store, folder, ["host"], "", progress)
+    return store
+
+
+def test_what_a_users_model_raises_in_any_stage_names_their_line(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("def forward():\n    return {}['x']\n")
+    forward = user_code.load("net.py:forward", tmp_path)
+    with pytest.raises(InputError, match=r"net\.py:2: KeyError: 'x' \(while running distill\)"):
+        run(tmp_path, forward)
+    assert Store(tmp_path / "store").open(DIGEST) is None
+
+
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    def action() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(EdgewrightError, match="no space is left on the disk of the store"):
+        run(tmp_path, action)
+    store = Store(tmp_path / "store")
+    assert store.open(DIGEST) is None
+    assert list((store.root / "temporary").iterdir()) == []
+
+
+def test_an_error_of_ours_passes_unchanged(tmp_path: Path) -> None:
+    def action() -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        run(tmp_path / "elsewhere", action)
