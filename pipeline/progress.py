@@ -51,7 +51,8 @@ class BuildProgress:
         """The working stage is done, or refused."""
         self._bar.remove_task(self._task)
         mark = "[red]✗[/]" if refusal else "[green]✓[/]"
-        self.console.print(f"  {mark} {self._label:<18} {seconds:6.1f} s  [dim]{', '.join(self._devices)}[/]", soft_wrap=True)
+        devices = ", ".join(self._devices)
+        self.console.print(f"  {mark} {self._label:<18} {seconds:6.1f} s  [dim]{devices}[/]", soft_wrap=True)
         if refusal:
             self.console.print(f"    {refusal}", markup=False, soft_wrap=True)
 

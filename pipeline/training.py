@@ -1,6 +1,5 @@
 """The one training loop: distillation, recovery after pruning, and a teacher's own training."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from calibration.errors import InputError
+from pipeline.checkpoint import read_checkpoint, write_checkpoint
 from pipeline.model import run_model
 from pipeline.optimizers import LEARNING_RATES, WEIGHT_DECAYS, make_optimizer, warmup_cosine
 from pipeline.samples import Samples, channels_last
@@ -18,7 +18,6 @@ from pipeline.task import Task
 from pipeline.training_settings import TrainingSettings
 
 Progress = Callable[[float, str], None]
-CHECKPOINT = "epoch.pt"
 
 
 @dataclass
@@ -195,21 +194,15 @@ def _out_of_patience(state: _State, settings: TrainingSettings) -> bool:
 
 
 def _checkpoint(module: nn.Module, optimizer: torch.optim.Optimizer, state: _State, scratch: Path | None) -> None:
-    """Written aside, synced and renamed: after a kill or a power cut there is the old one or the new one, whole."""
-    if scratch is None:
-        return
-    new = scratch / f"{CHECKPOINT}.new"
-    with new.open("wb") as f:
-        torch.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), **asdict(state)}, f)
-        f.flush()
-        os.fsync(f.fileno())
-    new.replace(scratch / CHECKPOINT)
+    if scratch is not None:
+        weights = {"module": module.state_dict(), "optimizer": optimizer.state_dict()}
+        write_checkpoint(scratch, weights | asdict(state))
 
 
 def _resume(module: nn.Module, optimizer: torch.optim.Optimizer, scratch: Path | None) -> _State | None:
-    if scratch is None or not (scratch / CHECKPOINT).is_file():
+    saved = None if scratch is None else read_checkpoint(scratch)
+    if saved is None:
         return None
-    saved = torch.load(scratch / CHECKPOINT, weights_only=True)
     module.load_state_dict(saved.pop("module"))
     optimizer.load_state_dict(saved.pop("optimizer"))
     return _State(**saved)

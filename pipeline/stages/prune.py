@@ -78,8 +78,8 @@ class Prune:
         from pipeline.training_settings import settings_of
 
         settings = settings_of(self)
-        before = record.history[-1]["settings"] if record.history else {"optimizer": ""}
-        if self.learning_rate is None and before["optimizer"] == self.optimizer:
+        before = record.history[-1]["settings"] if record.history else None
+        if self.learning_rate is None and before is not None and before["optimizer"] == self.optimizer:
             return replace(settings, learning_rate=before["learning_rate"] / 3)
         return settings
 
