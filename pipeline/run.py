@@ -88,12 +88,13 @@ def _outcome(
     reason = history.difference(devices[0], node.label, node.key)
     try:
         run = run_node(node, store, plan.recipe.folder, devices, reason, progress)
+        for device in devices:
+            history.remember(device, node.label, node.key)
+        if not run.cached:
+            with _FullDisk(store.root):
+                history.save()
     except REFUSED as error:
         return error
-    for device in devices:
-        history.remember(device, node.label, node.key)
-    if not run.cached:
-        history.save()
     return run
 
 

@@ -164,7 +164,8 @@ def test_a_budget_that_cannot_be_met_writes_the_report_and_no_bundle(project: Pa
 
 
 @pytest.mark.slow
-def test_a_killed_build_goes_on_from_the_last_stage(project: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_build_that_was_stopped_goes_on_from_the_last_stage(project: Path, how: signal.Signals) -> None:
     edit(project / "project" / "tiny.yaml", "epochs: 2", "epochs: 60")
     command = [EDGEWRIGHT, "build", "tiny.yaml", "--out", "../dist"]
     environment = {**os.environ, "EDGEWRIGHT_STORE": str(project / "store")}
@@ -173,8 +174,13 @@ def test_a_killed_build_goes_on_from_the_last_stage(project: Path) -> None:
     deadline = time.monotonic() + 120
     while not any(f.stat().st_size for f in scratch.rglob("*") if f.is_file()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.send_signal(how)
+    said = process.communicate()[1].decode()
+    if how == signal.SIGINT:
+        assert process.returncode == 130
+        assert "interrupted" in said
+        assert "Traceback" not in said
+        assert list((project / "store" / "temporary").iterdir()) == []
     assert next(iter(uncached(project))) == "distill"
     assert list(scratch.iterdir())
     result = run(project, "build", "tiny.yaml", "--out", "../dist")
