@@ -1,6 +1,7 @@
 """What every test runs under: no hub, no telemetry, and a store that is not the user's."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from hypothesis import settings
 
 # Read by libraries when they are imported, so set before any test is collected.
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NNCF_CI="1", NO_COLOR="1", COLUMNS="200")
+
+# A shell that starts the suite in the background has it ignore interrupts, and with it every program that it starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time in CI, new ones at a developer's; no deadlines, which a busy machine would miss.
 settings.register_profile("edgewright", deadline=None, derandomize="CI" in os.environ)

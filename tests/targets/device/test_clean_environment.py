@@ -6,7 +6,6 @@ import venv
 
 import pytest
 
-from targets.device.versions import installed_version
 from targets.device_pyz import build_device_pyz
 from tests.bundles import make_bundle
 
@@ -14,14 +13,12 @@ NEEDED = ("numpy", "onnxruntime", "cryptography")
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory):
-    """A Python that has what a device has, in the versions of this environment, and nothing else."""
+def python(tmp_path_factory, repository):
+    """A Python that has what a device has, in the versions of constraints.txt, and nothing else."""
     folder = tmp_path_factory.mktemp("clean")
     venv.create(folder, with_pip=True, symlinks=True)
-    packages = [f"{name}=={installed_version(name)}" for name in NEEDED]
-    subprocess.run(
-        [folder / "bin/python", "-m", "pip", "install", "--quiet", *packages], check=True, capture_output=True
-    )
+    install = [folder / "bin/python", "-m", "pip", "install", "--quiet", "-c", repository / "constraints.txt", *NEEDED]
+    subprocess.run(install, check=True, capture_output=True)
     return folder / "bin/python"
 
 
