@@ -7,15 +7,18 @@ import io
 import json
 import math
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-from targets.device.errors import CallError, DeviceError, UnsuitedError
+from targets.device.errors import CallError, DeviceError
 
 MAX_SECONDS = 3600
+# What in_new_process may ask for: the module whose main answers.
+COMMANDS = {"fresh-process": "targets.device.fresh", "run-payload": "targets.device.validate"}
 EXIT_CODES = "exit codes: 0 holds; 2 wrong call; 3 a gate does not hold; 4 not what it claims; 5 not for this device"
 
 
@@ -48,8 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        if len(arguments) == 2 and arguments[0] == "fresh-process":
-            return _fresh_process(arguments[1])
+        if len(arguments) == 2 and arguments[0] in COMMANDS:
+            return _in_process(*arguments)
         call = _parser().parse_args(arguments)
         if call.verb == "probe":
             from targets.device.probe import probe
@@ -84,18 +87,13 @@ def _validate(call: argparse.Namespace) -> int:
     return code
 
 
-def _fresh_process(spec: str) -> int:
-    """The other end of fresh.fresh_process: one line of JSON, the error's own exit code."""
-    from targets.device.fresh import main as measure
-
+def _in_process(command: str, spec: str) -> int:
+    """The other end of process.in_new_process: one line of JSON, the error's own exit code."""
     try:
-        answer = measure(json.loads(spec))
+        answer = import_module(COMMANDS[command]).main(json.loads(spec))
     except DeviceError as e:
         print(json.dumps({"message": e.message, "next_step": e.next_step}))
         return e.exit_code
-    except MemoryError:
-        print(json.dumps({"message": "not enough memory to load the model", "next_step": "use a smaller model"}))
-        return UnsuitedError.exit_code
     print(json.dumps(answer))
     return 0
 

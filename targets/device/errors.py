@@ -36,3 +36,17 @@ class UnsuitedError(DeviceError):
 
 KINDS = (DeviceError, CallError, BundleError, UnsuitedError)
 BY_EXIT_CODE: dict[int, type[DeviceError]] = {kind.exit_code: kind for kind in KINDS}
+# What a process says that ends for want of memory: Python, C++ and what they pass on as text, OpenBLAS, the loader.
+OUT_OF_MEMORY = (
+    "MemoryError",
+    "bad_alloc",
+    "ailed to allocate memory",
+    "Memory allocation still failed",
+    "annot allocate memory",
+    "failed to map segment",
+)
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Does an error, or what a process left on stderr, say that there was no memory?"""
+    return any(words in text for words in OUT_OF_MEMORY)

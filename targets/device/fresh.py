@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from targets.device.errors import BY_EXIT_CODE, BundleError, DeviceError, UnsuitedError
+from targets.device.process import in_new_process
 from targets.device.runners import import_library, import_runtime, load_runner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The folder, or the device.pyz, that holds this package.
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "fresh-process"
-TIMEOUT_S = 900
+TIMEOUT_S = 300
 RUNS = 3
 
 
@@ -40,7 +34,7 @@ def fresh_process(
     """Loads the model in a process of its own and runs it RUNS times on the first sample of `feed_file`.
 
     feed_file: .npz with an array input.<name> for each input, sample first.
-    Raises what loading it raises; BundleError where the runtime crashes on it, UnsuitedError where memory runs out.
+    Raises what loading it raises, and UnsuitedError where the runtime crashes on it or memory runs out.
     """
     spec = {"runner": runner, "folder": str(Path(folder).resolve()), "files": list(files), "options": options}
     spec["feed_file"] = str(Path(feed_file).resolve())
@@ -61,36 +55,9 @@ def load_ms(runner: str, folder: Path, files: Sequence[str], options: dict[str, 
 
 
 def _spawn(spec: dict[str, Any]) -> dict[str, Any]:
-    """The answer of `main` in a new process, which finds this package where this process did."""
-    packed = ROOT.is_file()
-    start = [str(ROOT)] if packed else ["-m", __package__ or ""]
-    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    """The answer of `main` in a new process."""
     model = f"{spec['folder']}/{spec['files'][0]}" if spec["files"] else f"{spec['runner']} without a model"
-    try:
-        done = subprocess.run(
-            [sys.executable, *start, COMMAND, json.dumps(spec)],
-            cwd=ROOT.parent if packed else ROOT,
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as e:
-        raise UnsuitedError(f"{model}: not loaded and run after {TIMEOUT_S} s", "use a smaller model") from e
-    if done.returncode == -9:
-        raise UnsuitedError(f"{model}: the system killed the process that loads it", "free memory; it likely ran out")
-    if done.returncode < 0:
-        raise BundleError(f"{model}: the runtime crashed on it (signal {-done.returncode})", "build the bundle again")
-    try:
-        answer = json.loads(done.stdout.strip().rpartition("\n")[2])
-    except ValueError:
-        raise DeviceError(f"{model}: the measuring process said: {done.stderr.strip()[-500:]}") from None
-    if done.returncode:
-        raise BY_EXIT_CODE[done.returncode](answer["message"], answer["next_step"])
-    return answer
+    return in_new_process(COMMAND, spec, model, TIMEOUT_S)
 
 
 def main(spec: dict[str, Any]) -> dict[str, Any]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from targets.device import probe
-from targets.device.errors import DeviceError, UnsuitedError
+from targets.device.errors import BundleError, DeviceError, UnsuitedError
+from targets.device.manifest import read_manifest
+from targets.device.process import in_new_process
 from targets.device.requirements import Check, check_expiry, check_requirements
 from targets.device.verify import find_payload, verify
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
 
     from targets.device.gates import Outcome
@@ -21,14 +22,18 @@ if TYPE_CHECKING:
     from targets.device.runners import Runner
 
 SCHEMA = 1
+COMMAND = "run-payload"
+# The golden answers and two fresh processes; short of memory, a runtime may loop for ever while it is imported.
+TIMEOUT_S = 900
+# Of the seconds asked for: up to four times as long, for the bundle and for its float model.
+TIMING_LIMIT = 8
 GATE_EXIT_CODE = 3
 
 
 @dataclass
-class Validation:
-    """The report while it grows, so that what was found before an error is still in it."""
+class Findings:
+    """What is found out, while it grows, so that what was found before an error is still in the findings."""
 
-    bundle: dict[str, Any] = field(default_factory=dict)
     executed_on: dict[str, Any] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     gates: list[Outcome] = field(default_factory=list)
@@ -40,40 +45,46 @@ class Validation:
     verdict: str = "refused"
     error: dict[str, Any] | None = None
 
-    def record(self) -> dict[str, Any]:
-        """JSON, schema 1."""
-        return {"schema": SCHEMA, **asdict(self)}
+    def refuse(self, error: DeviceError) -> None:
+        """Records what ended it."""
+        kind = "bundle" if error.exit_code == BundleError.exit_code else "device"
+        self.checks.append(Check(kind, "fail", error.message, error.next_step))
+        self.error = {"exit_code": error.exit_code, "message": error.message, "next_step": error.next_step}
 
 
 def validate(bundle: Path, seconds: float) -> tuple[int, dict[str, Any]]:
     """The exit code and the report (schema 1) of a bundle on this device.
 
     seconds: of timing; up to four times as long where an interval straddles its limit. Raises CallError where there is
-    no such folder; every other DeviceError is in the report.
+    no such folder; every other DeviceError is in the findings.
     """
-    report = Validation()
     payload = find_payload(bundle)
+    shown: dict[str, Any] = {}
+    before, ran = Findings(), asdict(Findings())
     try:
-        code = _validate(payload, seconds, report)
+        manifest = _check(payload, shown, before)
+        spec = {"payload": str(payload.resolve()), "seconds": seconds, "executed_on": before.executed_on}
+        ran = in_new_process(COMMAND, spec, manifest.name, TIMEOUT_S + TIMING_LIMIT * seconds)
     except DeviceError as e:
-        report.checks.append(Check("bundle" if e.exit_code == 4 else "device", "fail", e.message, e.next_step))
-        report.error = {"exit_code": e.exit_code, "message": e.message, "next_step": e.next_step}
-        code = e.exit_code
+        before.refuse(e)
     except MemoryError:
-        message, next_step = "not enough memory to validate this bundle", "free memory, or use a smaller model"
-        report.checks.append(Check("device", "fail", message, next_step))
-        report.error = {"exit_code": UnsuitedError.exit_code, "message": message, "next_step": next_step}
-        code = UnsuitedError.exit_code
-    return code, report.record()
+        before.refuse(UnsuitedError("not enough memory to check this bundle", "free memory"))
+    error = before.error or ran["error"]
+    report = {"schema": SCHEMA, "bundle": shown, **ran, "error": error}
+    report["executed_on"] = ran["executed_on"] or before.executed_on
+    report["checks"] = [asdict(check) for check in before.checks] + ran["checks"]
+    if error:
+        return error["exit_code"], report
+    return 0 if report["verdict"] == "pass" else GATE_EXIT_CODE, report
 
 
-def _validate(payload: Path, seconds: float, report: Validation) -> int:
+def _check(payload: Path, shown: dict[str, Any], findings: Findings) -> Manifest:
+    """What needs neither numpy nor the runtime: the bytes, and what the manifest requires."""
     manifest, digest = verify(payload)
-    report.bundle = {"name": manifest.name, "version": manifest.version, "device": manifest.device}
-    report.bundle["payload_digest"] = digest
-    report.checks.append(Check("files", "pass", f"{len(manifest.files)} files have the sha256 of the manifest"))
-    report.checks.append(check_expiry(manifest, dt.datetime.now(dt.timezone.utc).date()))
-    report.executed_on = {
+    shown.update(name=manifest.name, version=manifest.version, device=manifest.device, payload_digest=digest)
+    findings.checks.append(Check("files", "pass", f"{len(manifest.files)} files have the sha256 of the manifest"))
+    findings.checks.append(check_expiry(manifest, dt.datetime.now(dt.timezone.utc).date()))
+    findings.executed_on = {
         "cpu": probe.cpu_model(),
         "isa": probe.relevant_isa(),
         "runtime": None,
@@ -82,16 +93,28 @@ def _validate(payload: Path, seconds: float, report: Validation) -> int:
         "emulated": probe.emulated(),
     }
     requirements = check_requirements(manifest, payload)
-    report.checks += requirements
+    findings.checks += requirements
     failed = [check for check in requirements if check.verdict == "fail"]
     if failed:
         steps = "; ".join(dict.fromkeys(check.next_step for check in failed))
         raise UnsuitedError("; ".join(dict.fromkeys(check.detail for check in failed)), steps)
-    _run(manifest, payload, seconds, report)
-    return 0 if report.verdict == "pass" else GATE_EXIT_CODE
+    return manifest
 
 
-def _run(manifest: Manifest, payload: Path, seconds: float, report: Validation) -> None:
+def main(spec: dict[str, Any]) -> dict[str, Any]:
+    """Within the new process: the Findings of running the payload, as JSON."""
+    findings = Findings(executed_on=spec["executed_on"])
+    try:
+        payload = Path(spec["payload"])
+        _run(read_manifest(payload), payload, spec["seconds"], findings)
+    except DeviceError as e:
+        findings.refuse(e)
+    except MemoryError:
+        findings.refuse(UnsuitedError("not enough memory to run this bundle", "free memory, or use a smaller model"))
+    return asdict(findings)
+
+
+def _run(manifest: Manifest, payload: Path, seconds: float, findings: Findings) -> None:
     """Everything that needs numpy and the runtime. Fills in gates, figures and the verdict."""
     from targets.device import runners
 
@@ -102,38 +125,38 @@ def _run(manifest: Manifest, payload: Path, seconds: float, report: Validation) 
 
     samples = golden.read_golden(payload, manifest) if manifest.golden else None
     # Emulated time and memory say nothing about the device.
-    native = samples is not None and not report.executed_on["emulated"]
+    native = samples is not None and not findings.executed_on["emulated"]
     if native:
         # Before the model is loaded here: a runtime that crashes on it then takes down only that process.
-        _memory(manifest, payload, report)
+        _memory(manifest, payload, findings)
     runner = runners.load_runner(manifest.runner, payload, manifest.model_files, manifest.options)
     runtime = runner.runtime()
-    report.executed_on.update(
+    findings.executed_on.update(
         runtime=runtime["name"], version=runtime["version"], threads=manifest.options.get("threads", 1)
     )
     if samples is not None and manifest.golden is not None:
         agreement = golden.compare_golden(samples, manifest, runner)
         outcomes = gates.judge_golden(manifest.golden, agreement)
         detail = f"{agreement.samples} samples, {agreement.sqnr_db:.1f} dB, same class {agreement.argmax_agreement:.2%}"
-        report.checks.append(Check("golden", gates.overall(outcomes), detail))
-        report.gates += outcomes
+        findings.checks.append(Check("golden", gates.overall(outcomes), detail))
+        findings.gates += outcomes
         if native:
-            _time(manifest, payload, runner, samples.feeds(), seconds, report)
-    judged = {outcome.name for outcome in report.gates}
+            _time(manifest, payload, runner, samples.feeds(), seconds, findings)
+    judged = {outcome.name for outcome in findings.gates}
     if "golden_argmax_agreement" in judged:
         judged.add("golden")
-    report.gates += [gates.pending(gate) for gate in manifest.pending_gates if gate.name not in judged]
-    report.verdict = gates.overall(report.gates)
+    findings.gates += [gates.pending(gate) for gate in manifest.pending_gates if gate.name not in judged]
+    findings.verdict = gates.overall(findings.gates)
 
 
-def _memory(manifest: Manifest, payload: Path, report: Validation) -> None:
+def _memory(manifest: Manifest, payload: Path, findings: Findings) -> None:
     from targets.device.fresh import fresh_process
     from targets.device.gates import judge_memory
 
     cost = fresh_process(manifest.runner, payload, manifest.model_files, manifest.options, payload / "golden.npz")
-    report.peak_memory_bytes, report.load_ms = cost.peak_memory_bytes, cost.load_ms
+    findings.peak_memory_bytes, findings.load_ms = cost.peak_memory_bytes, cost.load_ms
     limits = [gate for gate in manifest.pending_gates if gate.name == "peak_memory_mb"]
-    report.gates += [judge_memory(gate, cost.peak_memory_bytes) for gate in limits]
+    findings.gates += [judge_memory(gate, cost.peak_memory_bytes) for gate in limits]
 
 
 def _time(
@@ -142,11 +165,11 @@ def _time(
     runner: Runner,
     feeds: list[dict[str, np.ndarray]],
     seconds: float,
-    report: Validation,
+    findings: Findings,
 ) -> None:
     from targets.device.timing import time_bundle
 
     timing = time_bundle(manifest, payload, runner, feeds, seconds)
-    report.latency_ms, report.trial_latency_ms = timing.latency_ms, timing.trial_latency_ms
-    report.latency_ratio = timing.ratio
-    report.gates += timing.outcomes
+    findings.latency_ms, findings.trial_latency_ms = timing.latency_ms, timing.trial_latency_ms
+    findings.latency_ratio = timing.ratio
+    findings.gates += timing.outcomes

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from targets.device.errors import BundleError, UnsuitedError
+from targets.device.errors import BundleError, UnsuitedError, says_out_of_memory
 from targets.device.plugins import names
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # More than any device has: a runtime would start however many it is told to.
 MAX_THREADS = 1024
-OUT_OF_MEMORY = ("bad_alloc", "ailed to allocate memory", "Cannot allocate memory", "failed to map segment")
 
 
 class Runner(Protocol):
@@ -74,7 +73,7 @@ def import_library(module: str, distribution: str) -> None:
         import_module(module)
     # What a missing system library, a processor without the instructions it needs, and half an installation raise.
     except (ImportError, OSError, RuntimeError, AttributeError) as e:
-        if is_out_of_memory(e):
+        if says_out_of_memory(str(e)):
             raise MemoryError from e
         raise UnsuitedError(f"{distribution} does not start: {e}", "reinstall it for this Python") from e
 
@@ -87,11 +86,6 @@ def load_runner(name: str, folder: Path, files: Sequence[str], options: dict[str
     """
     import_runtime(name)
     return runner_class(name)(Path(folder), list(files), dict(options))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Does a runtime's own exception say that there was no memory, as C++'s std::bad_alloc passed on as text does?"""
-    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def check_options(options: dict[str, Any], known: dict[str, type]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from targets.device.errors import BundleError, UnsuitedError
-from targets.device.runners import check_options, is_out_of_memory
+from targets.device.errors import BundleError, UnsuitedError, says_out_of_memory
+from targets.device.runners import check_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +64,7 @@ class Runner:
         try:
             self.session = onnxruntime.InferenceSession(str(self.file), session_options, providers=PROVIDERS)
         except self.errors as e:
-            if is_out_of_memory(e):
+            if says_out_of_memory(str(e)):
                 raise MemoryError from e
             if type(e).__name__ == "NotImplemented" or any(word in str(e) for word in TOO_NEW):
                 raise UnsuitedError(
@@ -83,7 +83,7 @@ class Runner:
         try:
             answers: Any = self.session.run(self.outputs, feeds)
         except self.errors as e:
-            if is_out_of_memory(e):
+            if says_out_of_memory(str(e)):
                 raise MemoryError from e
             raise BundleError(f"{self.file}: onnxruntime does not run it: {e}", "build the bundle again") from e
         return dict(zip(self.outputs, answers))

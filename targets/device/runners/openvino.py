@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from targets.device.errors import BundleError, UnsuitedError
-from targets.device.runners import check_options, is_out_of_memory
+from targets.device.errors import BundleError, UnsuitedError, says_out_of_memory
+from targets.device.runners import check_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Runner:
         try:
             compiled = openvino.Core().compile_model(str(self.file), "CPU", config)
         except RuntimeError as e:
-            if is_out_of_memory(e):
+            if says_out_of_memory(str(e)):
                 raise MemoryError from e
             raise BundleError(f"{self.file}: openvino does not load it: {e}", "build the bundle again") from e
         self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
@@ -66,7 +66,7 @@ class Runner:
         try:
             self.request.infer(feeds, share_inputs=True, share_outputs=True)
         except (RuntimeError, TypeError, ValueError) as e:
-            if is_out_of_memory(e):
+            if says_out_of_memory(str(e)):
                 raise MemoryError from e
             raise BundleError(f"{self.file}: openvino does not run it: {e}", "build the bundle again") from e
         # The request's own buffers are written again by the next call.
