@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
-from calibration.errors import UnsupportedError
+from calibration.errors import InputError
 from pipeline.model import run_model
 
 Inputs = Mapping[str, torch.Tensor]
@@ -54,7 +54,7 @@ class Member:
 class ChannelGraph:
     """The dependency graph of one module: what hangs together when channels go.
 
-    Raises UnsupportedError where the module cannot be traced.
+    Raises InputError where the module cannot be traced.
     """
 
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:
@@ -70,7 +70,7 @@ class ChannelGraph:
                     module, example_inputs=dict(inputs), forward_fn=run
                 )
         except CUT_ERRORS as error:
-            raise UnsupportedError(f"prune: the model cannot be traced: {error}", "leave prune out") from error
+            raise InputError(f"prune: the model cannot be traced: {error}", "leave prune out") from error
 
     def all_members(self) -> Iterable[list[Member]]:
         """Every group with all of its channels, its root first."""
@@ -100,7 +100,7 @@ class ChannelGraph:
 def find_groups(module: nn.Module, inputs: Inputs, round_to: int) -> list[Group]:
     """The groups that can be cut soundly. `inputs` hold a few real samples.
 
-    Raises UnsupportedError where the model cannot be traced or nothing in it can be cut.
+    Raises InputError where the model cannot be traced or nothing in it can be cut.
     """
     options = [
         o for members in ChannelGraph(module, inputs).all_members() if (o := _options(module, members, round_to))
@@ -110,7 +110,7 @@ def find_groups(module: nn.Module, inputs: Inputs, round_to: int) -> list[Group]
         sound = [next((g for g in o if _is_sound(module, inputs, [g])), None) for o in options]
         groups = [g for g in sound if g is not None]
     if not groups:
-        raise UnsupportedError(
+        raise InputError(
             f"prune: nothing in this model can be cut in steps of {round_to} channels without changing its meaning",
             "leave prune out, or lower round_to",
         )

@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints. Errors that a user can cause are caught here, once, in `main`."""
 
+import io
 import platform
 import sys
 import traceback
@@ -226,6 +227,10 @@ def cache_prune(
 
 def main() -> NoReturn:
     """The program. Exits with the code of README's table; a user's mistake shows a message and never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal whose encoding lacks a character shows its code instead of ending the program.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         _check_system()
         app()

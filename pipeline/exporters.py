@@ -8,7 +8,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from calibration.errors import UnsupportedError
+from calibration.errors import InputError
 from pipeline.onnx_graph import OPSET
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def export_module(module: "nn.Module", inputs: "dict[str, torch.Tensor]", path: Path) -> None:
     """Writes a module by torch.onnx.export, through torch.export. `inputs`: two samples, in the module's order.
 
-    Raises UnsupportedError naming what the exporter cannot take.
+    Raises InputError naming what the exporter cannot take.
     """
     import torch
     from torch.onnx import errors
@@ -45,7 +45,7 @@ def export_module(module: "nn.Module", inputs: "dict[str, torch.Tensor]", path: 
                 program.save(path)
     except errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise UnsupportedError(
+        raise InputError(
             f"export: torch.onnx cannot export {type(module).__name__}: {reason}",
             "keep Python control flow that depends on tensor values, and fixed batch sizes, out of forward()",
         ) from error
@@ -54,7 +54,7 @@ def export_module(module: "nn.Module", inputs: "dict[str, torch.Tensor]", path: 
 def export_hugging_face(module: "nn.Module", record: "ModelRecord", task: "Task", path: Path) -> None:
     """Writes a transformers model through Optimum, its structure edits included, with the record's inputs alone.
 
-    Raises UnsupportedError where Optimum does not know the architecture.
+    Raises InputError where Optimum does not know the architecture.
     """
     import importlib
 
@@ -72,7 +72,7 @@ def export_hugging_face(module: "nn.Module", record: "ModelRecord", task: "Task"
         )
         known = make(model.config)
     except (KeyError, ValueError) as error:
-        raise UnsupportedError(
+        raise InputError(
             f"export: Optimum cannot export {type(module).__name__} for {kind}", "give the model as a factory"
         ) from error
     axes = {name: {0: "batch"} for name in record.inputs}
@@ -100,9 +100,10 @@ def _dummy_shapes(record: "ModelRecord") -> dict[str, int]:
 @contextlib.contextmanager
 def quietly() -> Generator[None]:
     """What the exporters print, log and warn of is for their developers: an export that failed raises."""
-    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "optimum")
+    names = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir", "optimum")
     before = {name: logging.getLogger(name).level for name in names}
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    unheard = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(unheard), contextlib.redirect_stderr(unheard):
         for name in names:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         warnings.simplefilter("ignore")

@@ -13,6 +13,18 @@ if TYPE_CHECKING:
     from pipeline.recipe import ModelSource
     from pipeline.task import Task
 
+# What transformers raises from the depths of a model whose config.json has values of a wrong type or size.
+MISCONFIGURED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+)
+
 
 def task_name(task: "Task") -> str:
     """The task's name as Hugging Face writes it: TextClassification -> "text-classification"."""
@@ -63,9 +75,10 @@ def load_folder(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+    except (*MISCONFIGURED, safetensors.SafetensorError) as error:
         raise InputError(
-            f"{folder}: {str(error).splitlines()[0]}", "give a folder that save_pretrained wrote"
+            f"{folder}: {' '.join(str(error).splitlines()[:1]) or type(error).__name__}",
+            "give a folder that save_pretrained wrote",
         ) from error
     _check_complete(folder, module, found, may_lack_head)
     refuse_non_finite(module.state_dict(), str(folder))

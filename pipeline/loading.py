@@ -71,8 +71,20 @@ def encode(task: Task, table: Table, names: list[str], tokenizer: Path | None) -
     return Split(columns, labels, sample_ids(columns))
 
 
+def check_alike(split: Split, file: str, training: Split) -> None:
+    """Raises InputError naming the column of `split`, read from `file`, that has other samples than training has."""
+    for name, array in split.columns.items():
+        expected = training.columns[name]
+        if array.shape[1:] != expected.shape[1:] or array.dtype != expected.dtype:
+            raise InputError(
+                f"{file}: {name} is {array.dtype} {list(array.shape[1:])} a sample, but {expected.dtype} "
+                f"{list(expected.shape[1:])} in the training data",
+                "prepare both the same way",
+            )
+
+
 def load_calibration(
-    task: Task, source: DataSource, names: list[str], recipe_folder: Path, tokenizer: Path | None
+    task: Task, source: DataSource, training: Split, names: list[str], recipe_folder: Path, tokenizer: Path | None
 ) -> Split:
     """The samples of data.calibration (else data.source's training ones), stored as prepare does; copies stay.
 
@@ -80,4 +92,6 @@ def load_calibration(
     """
     tables = _read(source.calibration or source.source, source, recipe_folder)
     table = tables.get("all") or tables.get("train") or next(iter(tables.values()))
-    return encode(task, complete(table, task, source.missing, Record()), names, tokenizer)
+    split = encode(task, complete(table, task, source.missing, Record()), names, tokenizer)
+    check_alike(split, table.file, training)
+    return split

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from calibration.errors import InputError, UnsupportedError
+from calibration.errors import InputError
 from pipeline.edits import Edit, apply_edit
 from pipeline.weights import put_weights, read_weights, write_weights
 
@@ -66,7 +66,7 @@ class ModelRecord:
 def load_model(folder: Path, recipe_folder: Path) -> "nn.Module":
     """The model of an artifact, in eval mode: made fresh, edits replayed, weights put in strictly.
 
-    Raises UnsupportedError where the model exists only as ONNX.
+    Raises InputError where the model exists only as ONNX.
     """
     record = ModelRecord.load(folder)
     module = fresh_model(record.source, folder / "config", recipe_folder)
@@ -102,12 +102,12 @@ def copy_config(source: Path, target: Path) -> None:
 def fresh_model(source: Mapping[str, Any], config: Path, recipe_folder: Path) -> "nn.Module":
     """The architecture with its initial weights, the same ones each time.
 
-    Raises InputError where the factory or the configuration cannot give a model, UnsupportedError for ONNX.
+    Raises InputError where the factory or the configuration cannot give a model, or where there is only a .onnx file.
     """
     import torch
 
     if "onnx" in source:
-        raise UnsupportedError(
+        raise InputError(
             f"{source['onnx']}: the model exists only as ONNX, so it cannot be trained, distilled into or pruned",
             "give it as a factory with weights or as a Hugging Face folder, or leave these stages out",
         )

@@ -130,6 +130,9 @@ class _Chain:
         on_model = [(name, stage) for name, stage in middle if stage.gives == "model"]
         on_package = [(name, stage) for name, stage in middle if stage.gives == "package"]
         self.bind("prepare")
+        # Early, though it is needed late: samples that cannot set ranges are refused before anything is trained.
+        if any("calibration" in stage.takes for _, stage in on_package):
+            self.bind("calibrate")
         self.bind("load", "load teacher", gives="teacher", source_model=recipe.teacher)
         if recipe.student is not None:
             self.bind("load", "load student", gives="model", source_model=recipe.student)
@@ -141,8 +144,6 @@ class _Chain:
             self.bind(name, stage=stage)
         self.bind("export", "export teacher", gives="baseline", model=self.roles["teacher"])
         self.bind("export")
-        if any("calibration" in stage.takes for _, stage in on_package):
-            self.bind("calibrate")
         for name, stage in on_package:
             self.bind(name, stage=stage)
         self.bind("compile", "compile teacher", gives="compiled_baseline", package=self.roles["baseline"])

@@ -9,7 +9,7 @@ import numpy as np
 from calibration.errors import InputError
 from pipeline import clean
 from pipeline.data import Split, Table
-from pipeline.loading import Record, complete, encode, read_tables
+from pipeline.loading import Record, check_alike, complete, encode, read_tables
 from pipeline.recipe import DataSource
 from pipeline.stage import Work
 from pipeline.task import Task
@@ -67,6 +67,8 @@ def divide(encoded: Mapping[str, tuple[Split, Table]], source: DataSource, recor
     given = dict(encoded)
     train, table = given.pop("train" if "train" in given else "all")
     held_out = given
+    for split, other in held_out.values():
+        check_alike(split, other.file, train)
     keep = clean.without_leakage(train, held_out, table, source.leakage)
     if len(keep) < len(train):
         record.note(

@@ -1,5 +1,6 @@
 """What a person sees while a build runs: a line for each stage that is done, a bar for the one that works."""
 
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -12,7 +13,8 @@ class BuildProgress:
     """Shows a build on stderr. A stage that was cached is only counted, so that a build with nothing to do is quiet."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        # The stream itself: it stays visible while a stage silences what a library writes to sys.stderr.
+        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False)
         self._cached = 0
         self._bar = Progress(
             TextColumn("  {task.description:<18}"),

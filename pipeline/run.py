@@ -1,6 +1,7 @@
 """Runs a plan: every stage that is not in the store, then each device's report and bundle."""
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ class BuildResult:
 
 def build(recipe: Recipe, store: Store, out: Path, quiet: bool = False) -> BuildResult:
     """Builds a bundle for each device of the recipe, or a report that says why there is none, in out/RECIPE/DEVICE."""
+    _make_writable(out / recipe.name)
     plan = make_plan(recipe, store)
     outcomes: dict[str, StageRun | Refused] = {}
     history = History(store.root, recipe)
@@ -70,6 +72,13 @@ def build(recipe: Recipe, store: Store, out: Path, quiet: bool = False) -> Build
         reports.append(publish(recipe, device, runs, refused, store, out / recipe.name / name))
     write_index(reports, out / recipe.name / "index.html")
     return BuildResult(next(code for code in WORST_FIRST if code in codes), reports, out / recipe.name)
+
+
+def _make_writable(folder: Path) -> None:
+    """Raises OSError before the work, not after it, where its results could not be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def _outcome(

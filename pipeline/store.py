@@ -1,6 +1,7 @@
 """Where artifacts are kept: a folder each, named by the digest of all that made it, published by one rename."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from calibration.errors import IntegrityError
 from pipeline.files import FileHashes, files_below, sha256
@@ -31,6 +33,12 @@ class ArtifactRecord:
     peak_memory_bytes: int
     tools: dict[str, str]
     schema: int = 1
+
+
+def _sealed(record: ArtifactRecord) -> dict[str, Any]:
+    """The record as it is written, with its own sha256."""
+    content = asdict(record)
+    return content | {"sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
 
 
 class Store:
@@ -57,12 +65,16 @@ class Store:
     def record(self, digest: str) -> ArtifactRecord | None:
         """What is known of an artifact, without hashing its files; None where there is none."""
         try:
-            record = json.loads((self.path(digest) / RECORD).read_text())
-            return ArtifactRecord(**{key: record[key] for key in ArtifactRecord.__dataclass_fields__})
+            content = json.loads((self.path(digest) / RECORD).read_text())
+            record = ArtifactRecord(**{key: content[key] for key in ArtifactRecord.__dataclass_fields__})
+            sound = content == _sealed(record)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"the cache entry {digest[:12]} is damaged: {RECORD} cannot be read") from error
+        if not sound:
+            raise IntegrityError(f"the cache entry {digest[:12]} is damaged: {RECORD} has changed")
+        return record
 
     def open(self, digest: str) -> ArtifactRecord | None:
         """The record of an artifact whose every file has just been hashed; None where there is none.
@@ -89,7 +101,7 @@ class Store:
         """Makes a filled folder of `temporary` the artifact `digest`. The caller holds the digest's lock."""
         files = {name: sha256(folder / name) for name in sorted(files_below(folder))}
         record = ArtifactRecord(stage, digest, files, seconds, peak, tools)
-        (folder / RECORD).write_text(json.dumps(asdict(record), indent=1))
+        (folder / RECORD).write_text(json.dumps(_sealed(record), indent=1))
         folder.rename(self.path(digest))
         return record
 

@@ -2,10 +2,11 @@
 
 import ast
 import hashlib
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -77,8 +78,19 @@ def call(reference: str, recipe_folder: Path) -> Any:
     function = load(reference, recipe_folder)
     if not callable(function):
         raise InputError(f"{reference} is not a function", "name a function that takes no arguments")
+    needed = _needed_arguments(function)
+    if needed:
+        raise InputError(f"{reference} needs arguments ({', '.join(needed)})", "give each of them a default value")
     with Running(reference, (recipe_folder / reference.rpartition(":")[0]).parent):
         return function()
+
+
+def _needed_arguments(function: Callable[..., Any]) -> list[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # of what is written in C
+        return []
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def imported_files(path: Path) -> tuple[Path, ...]:

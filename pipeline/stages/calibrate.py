@@ -52,11 +52,10 @@ class Calibrate:
         from targets.device.preprocess import preprocess
 
         names = label_names(data)
-        if calibration_source is None:
-            split = load_split(data, "train")
-        else:
+        split = load_split(data, "train")
+        if calibration_source is not None:
             folder = work.recipe_folder / tokenizer if tokenizer else None
-            split = load_calibration(task, calibration_source, names, work.recipe_folder, folder)
+            split = load_calibration(task, calibration_source, split, names, work.recipe_folder, folder)
         chosen = split.take(choose_balanced(split.labels, self.samples, self.seed))
         inputs = preprocess(task.preprocessing(data), chosen.columns)
         calibration = CalibrationSet(inputs, tuple(chosen.ids.astype(str)), chosen.labels, self.seed)

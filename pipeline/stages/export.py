@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from calibration.errors import UnsupportedError
+from calibration.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,7 @@ def _write(
 
 
 def _compare(path: Path, samples: "Samples", expected: "np.ndarray | None", record: "ModelRecord") -> None:
-    """Raises UnsupportedError where the graph's answers are not the model's, or depend on the batch they come in."""
+    """Raises InputError where the graph's answers are not the model's, or depend on the batch they come in."""
     import numpy as np
 
     from pipeline.onnx_graph import run_graph, session
@@ -106,7 +106,7 @@ def _compare(path: Path, samples: "Samples", expected: "np.ndarray | None", reco
             continue
         difference, largest = float(np.abs(together - answers).max()), float(np.abs(answers).max())
         if not difference <= TOLERANCE * max(1.0, largest):
-            raise UnsupportedError(
+            raise InputError(
                 f"export: output logits of {origin} differs by {difference:.2g} between ONNX Runtime and {what}",
                 "look for operations that depend on the batch, or on randomness, in the model's forward()",
             )

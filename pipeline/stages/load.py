@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from calibration.errors import InputError, UnsupportedError
+from calibration.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def _make(
     elif teacher is not None:
         record = ModelRecord.load(teacher)
         if "onnx" in record.source:
-            raise UnsupportedError(
+            raise InputError(
                 "student: keep_layers: the teacher exists only as ONNX",
                 "give the student a factory or a folder of its own",
             )

@@ -92,13 +92,22 @@ class TextClassification(Classification):
                 "save the tokenizer with AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
             )
         try:
-            tokenizer = tokenizers.Tokenizer.from_str(json.dumps(json.loads(file.read_text("utf-8"))))
-        except ValueError as error:
-            raise InputError(f"{file} cannot be read: {error}", "save the tokenizer again") from error
+            tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_json(file)))
+        except Exception as error:
+            if type(error) is not Exception:  # tokenizers raises nothing more precise
+                raise
+            raise InputError(f"{file} is no tokenizer: {error}", "save the tokenizer again") from error
         pad = _pad_token(folder, tokenizer)
         tokenizer.enable_truncation(self.max_length)
         tokenizer.enable_padding(length=self.max_length, pad_id=tokenizer.token_to_id(pad) or 0, pad_token=pad)
         return tokenizer
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} cannot be read: {error}", "save the tokenizer again") from error
 
 
 def _pad_token(folder: Path, tokenizer: "tokenizers.Tokenizer") -> str:
@@ -106,7 +115,10 @@ def _pad_token(folder: Path, tokenizer: "tokenizers.Tokenizer") -> str:
     if tokenizer.padding is not None:
         return tokenizer.padding["pad_token"]
     config = folder / "tokenizer_config.json"
-    named = json.loads(config.read_text("utf-8")).get("pad_token") if config.is_file() else None
+    settings = _json(config) if config.is_file() else {}
+    if not isinstance(settings, dict):
+        raise InputError(f"{config} holds no settings", "save the tokenizer again")
+    named = settings.get("pad_token")
     name = named["content"] if isinstance(named, dict) else named or "[PAD]"
     if tokenizer.token_to_id(name) is None:
         raise InputError(

@@ -53,6 +53,15 @@ def four():
     return Net(16, 1, classes=4)
 
 
+class Branching(Net):
+    def forward(self, x):
+        return super().forward(x) if x.mean() > 0 else super().forward(-x)
+
+
+def branching():
+    return Branching(16, 1)
+
+
 def two():
     return Net(16, 1, classes=2)
 

@@ -20,7 +20,7 @@ from pipeline.store import Store
 from tests.pipeline.tiny import write_project
 
 STAGES = [
-    "prepare", "load teacher", "load student", "predict", "distill", "prune", "export teacher", "export", "calibrate",
+    "prepare", "calibrate", "load teacher", "load student", "predict", "distill", "prune", "export teacher", "export",
     "quantize", "compile teacher", "compile", "validate", "package",
 ]  # fmt: skip
 EDGEWRIGHT = str(Path(sys.executable).with_name("edgewright"))
@@ -65,6 +65,24 @@ def edit(file: Path, old: str, new: str) -> None:
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new))
+
+
+@pytest.mark.slow
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(built: Path, tmp_path: Path) -> None:
+    shutil.copytree(built / "project", tmp_path / "project")
+    done = run(tmp_path, "build", "tiny.yaml", "--out", "tiny.yaml")
+    assert done.returncode == 1
+    assert "tiny.yaml/tiny" in done.stderr
+    assert "prepare" not in done.stderr
+    assert Store(tmp_path / "store").ls() == []
+
+
+@pytest.mark.slow
+def test_a_terminal_that_lacks_characters_gets_their_codes(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = run(project, "build", "tiny.yaml")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert "\\xd7" in done.stdout  # the multiplication sign of a ratio
 
 
 def test_a_build_gives_a_proven_bundle_and_its_report(built: Path) -> None:

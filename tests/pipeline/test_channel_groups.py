@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from calibration.errors import InputError, UnsupportedError
+from calibration.errors import InputError
 from pipeline.channel_groups import cut, find_groups
 from pipeline.edits import apply_edit, channels_edit, structure
 from pipeline.model import count_macs, count_parameters, run_model
@@ -199,7 +199,7 @@ def test_whole_heads_go_and_the_width_of_the_stream_stays(name):
 
 def test_channels_that_are_normalised_over_or_returned_are_not_cut():
     module = nn.Sequential(nn.Conv2d(3, 32, 3), nn.GroupNorm(1, 32), nn.ReLU(), nn.Conv2d(32, 16, 3), nn.Flatten())
-    with pytest.raises(UnsupportedError, match="nothing in this model can be cut"):
+    with pytest.raises(InputError, match="nothing in this model can be cut"):
         find_groups(module, PIXELS, 8)
 
 

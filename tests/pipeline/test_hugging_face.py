@@ -117,7 +117,7 @@ def test_a_teacher_without_its_head_is_refused_and_a_student_is_not(make_work, r
     assert ModelRecord.load(work.out).classes == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "pickle", "config", "shape", "nan"])
+@pytest.mark.parametrize("damage", ["cut", "pickle", "config", "list", "type", "shape", "nan"])
 def test_a_damaged_folder_is_refused_by_name(make_work, recipe_folder, folder, mails, damage):
     bad = recipe_folder / f"bad-{damage}"
     shutil.copytree(folder, bad)
@@ -132,6 +132,12 @@ def test_a_damaged_folder_is_refused_by_name(make_work, recipe_folder, folder, m
         case "config":
             config.write_text("{}")
             said = "bad-config"
+        case "list":
+            config.write_text("[]")
+            said = "bad-list"
+        case "type":
+            config.write_text(json.dumps(json.loads(config.read_text()) | {"hidden_size": "wide"}))
+            said = "bad-type"
         case "shape":
             config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 96}))
             said = r"of another shape: bert\.encoder\.layer\.0\.intermediate\.dense\.bias"

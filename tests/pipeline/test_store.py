@@ -38,12 +38,14 @@ def test_an_artifact_is_what_was_published(tmp_path: Path) -> None:
 def test_every_flipped_bit_is_found_though_size_and_mtime_stay(tmp_path: Path, name: str) -> None:
     store = Store(tmp_path)
     path = put(store) / name
-    stat, content = path.stat(), bytearray(path.read_bytes())
-    content[0] ^= 1
-    path.write_bytes(content)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(IntegrityError, match=name.rpartition("/")[2]):
-        store.open(DIGEST)
+    stat, content = path.stat(), path.read_bytes()
+    for position in range(len(content)):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        with pytest.raises(IntegrityError, match=name.rpartition("/")[2]):
+            store.open(DIGEST)
     store.discard(DIGEST)
     assert store.open(DIGEST) is None
 

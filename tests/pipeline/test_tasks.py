@@ -64,9 +64,15 @@ def test_what_is_wrong_with_text_is_named(tokenizer, tmp_path):
         task.encode(texts(["a"]), None)
     with pytest.raises(InputError, match=r"there is no .*tokenizer\.json"):
         task.encode(texts(["a"]), tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(InputError, match=r"tokenizer\.json cannot be read"):
-        task.encode(texts(["a"]), tmp_path)
+    for content, said in (("{", "cannot be read"), ("{}", "is no tokenizer: Model missing")):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(InputError, match=rf"tokenizer\.json {said}"):
+            task.encode(texts(["a"]), tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((tokenizer / "tokenizer.json").read_bytes())
+    for content, said in (("{", "cannot be read"), ("[]", "holds no settings")):
+        (tmp_path / "tokenizer_config.json").write_text(content)
+        with pytest.raises(InputError, match=rf"tokenizer_config\.json {said}"):
+            task.encode(texts(["a"]), tmp_path)
 
 
 @pytest.mark.parametrize(

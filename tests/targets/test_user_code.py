@@ -112,6 +112,12 @@ def test_what_cannot_be_loaded_is_named(tmp_path, reference, text, message):
         load(reference, tmp_path)
 
 
+def test_a_function_that_needs_arguments_is_refused(tmp_path):
+    (tmp_path / "net.py").write_text("def small(width, depth=2, *rest, **more):\n    return width\n")
+    with pytest.raises(InputError, match=r"net\.py:small needs arguments \(width\)"):
+        call("net.py:small", tmp_path)
+
+
 def test_a_users_exit_is_an_error_too(tmp_path):
     (tmp_path / "net.py").write_text("def small():\n    raise SystemExit(0)\n")
     with pytest.raises(InputError, match=r"net\.py:2: SystemExit: 0"):

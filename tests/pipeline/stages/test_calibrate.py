@@ -62,6 +62,12 @@ def test_one_class_is_refused_by_its_name(make_work, task, data, recipe_folder):
         calibrate(make_work, task, data, write_source(recipe_folder, pixels, np.ones(6, np.int64)))
 
 
+def test_samples_of_another_size_are_refused(make_work, task, data, recipe_folder):
+    source = write_source(recipe_folder, np.zeros((6, 12, 9, 1), np.uint8), np.arange(6) % 2)
+    with pytest.raises(InputError, match=r"image is uint8 \[12, 9, 1\] a sample"):
+        calibrate(make_work, task, data, source)
+
+
 def test_no_samples_are_refused(make_work, task, data, recipe_folder):
     source = write_source(recipe_folder, np.empty((0, 12, 12, 1), np.uint8), np.empty(0, np.int64))
     with pytest.raises(InputError, match="no samples"):

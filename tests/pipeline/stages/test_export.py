@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from calibration.errors import UnsupportedError
+from calibration.errors import InputError
 from pipeline.model import ModelRecord, load_model
 from pipeline.recipe import ModelSource
 from pipeline.stages.export import Export
@@ -64,7 +64,7 @@ def test_the_same_model_gives_the_same_bytes(make_work, task, data, teacher):
 def test_a_model_whose_answer_depends_on_the_batch_is_refused(make_work, task, data, teacher):
     work = make_work("load")
     Load()(work, task=task, source_model=ModelSource(factory="nets.py:batch_bound"), data=data, teacher=teacher)
-    with pytest.raises(UnsupportedError, match=r"output logits of nets\.py:batch_bound differs"):
+    with pytest.raises(InputError, match=r"output logits of nets\.py:batch_bound differs"):
         export(make_work, task, data, work.out)
 
 
@@ -77,6 +77,14 @@ def test_a_model_that_came_as_onnx_is_passed_on(make_work, task, data, recipe_fo
     assert (package.folder / "model.onnx").read_bytes() == (first.folder / "model.onnx").read_bytes()
     assert package.torch_description is None
     assert package.macs == first.macs
+
+
+def test_a_model_that_cannot_be_exported_is_refused_quietly(make_work, task, data, teacher, capfd):
+    work = make_work("load")
+    Load()(work, task=task, source_model=ModelSource(factory="nets.py:branching"), data=data, teacher=teacher)
+    with pytest.raises(InputError, match=r"torch\.onnx cannot export Branching: Could not guard"):
+        export(make_work, task, data, work.out)
+    assert capfd.readouterr() == ("", "")
 
 
 QUIET = """

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from calibration.errors import InputError, UnsupportedError
+from calibration.errors import InputError
 from pipeline.model import ModelRecord, load_model, run_model
 from pipeline.recipe import ModelSource
 from pipeline.stages.export import Export
@@ -119,9 +119,9 @@ def test_onnx_is_checked_and_taken_as_it_is(make_work, task, data, recipe_folder
     assert record.macs == ModelRecord.load(teacher).macs
     assert record.classes == 3
     assert [i.name for i in onnx.load(out / "model.onnx").graph.input] == ["pixel_values"]
-    with pytest.raises(UnsupportedError, match="exists only as ONNX"):
+    with pytest.raises(InputError, match="exists only as ONNX"):
         load_model(out, recipe_folder)
-    with pytest.raises(UnsupportedError, match="exists only as ONNX"):
+    with pytest.raises(InputError, match="exists only as ONNX"):
         load(make_work, task, data, ModelSource(keep_layers=(0,)), out, name="student")
 
 

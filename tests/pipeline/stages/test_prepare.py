@@ -139,13 +139,24 @@ def test_one_class_is_refused(tmp_path):
         prepare(tmp_path, source="d.npz")
 
 
+def test_test_samples_of_another_size_are_refused(tmp_path):
+    for name, side in (("train", 4), ("test", 3)):
+        image, label = pictures(20)
+        (tmp_path / "d").mkdir(exist_ok=True)
+        np.savez(tmp_path / "d" / f"{name}.npz", image=image[:, :side], label=label)
+    with pytest.raises(InputError, match=r"test\.npz: image is uint8 \[3, 4, 1\] a sample, but uint8 \[4, 4, 1\]"):
+        prepare(tmp_path, source="d")
+
+
 def test_calibration_samples_are_stored_like_the_others(tmp_path):
     image, label = pictures(20)
     np.savez(tmp_path / "d.npz", image=image, label=label)
     np.savez(tmp_path / "c.npz", image=image[:6], label=label[:6])
     data = prepare(tmp_path, source="d.npz")
     source = DataSource(source="d.npz", calibration="c.npz")
-    calibration = load_calibration(ImageClassification(), source, label_names(data), tmp_path, None)
+    calibration = load_calibration(
+        ImageClassification(), source, load_split(data, "train"), label_names(data), tmp_path, None
+    )
     everything = {i for name in ("train", "validation", "test") for i in load_split(data, name).ids.tolist()}
     assert len(calibration) == 6
     assert set(calibration.ids.tolist()) <= everything

@@ -23,23 +23,13 @@ def test_a_probe_has_the_fields_of_a_profile(repository):
     assert set(relevant_isa()) <= set(isa())
 
 
-def test_a_probe_is_quick_and_imports_nothing_heavy(repository):
+def test_a_probe_imports_nothing_heavy(repository):
     code = (
-        "import time; from targets.device.probe import probe; probe();"
-        "import sys, json; print(json.dumps([time.process_time(), sorted(sys.modules)]))"
+        f"import sys; sys.path.insert(0, {str(repository)!r}); from targets.device.probe import probe; probe();"
+        "import json; print(json.dumps(sorted(sys.modules)))"
     )
-    best = 1.0
-    for _ in range(3):
-        out = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(repository)!r});{code}"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        seconds, modules = json.loads(out)
-        best = min(best, seconds)
-        assert not {"numpy", "onnxruntime", "openvino", "subprocess"} & set(modules)
-    assert best < 0.1
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "onnxruntime", "openvino", "subprocess"} & set(json.loads(done.stdout))
 
 
 def test_memory_is_the_control_groups_where_that_is_less(tmp_path, monkeypatch):
