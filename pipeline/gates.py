@@ -1,8 +1,8 @@
 """May this be shipped? Each limit of the budget against what was measured, and what could not be."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
@@ -207,7 +207,7 @@ def _accuracy(limit: float, m: Measures) -> Gate:
     value, bound = m.drop.value_points, m.drop.upper95
     if bound <= limit:
         return Gate("accuracy_drop", limit, value, bound, "pass")
-    nearest = f"accuracy_drop: {_round(bound, math.ceil)} would be met"
+    nearest = f"accuracy_drop: {_round(bound, ROUND_CEILING)} would be met"
     if value > limit:
         return Gate("accuracy_drop", limit, value, bound, "fail", nearest)
     nearest += f"; all {m.samples or 'the'} test samples were used: more of them could settle it"
@@ -223,7 +223,7 @@ def _worst_slice(limit: float, m: Measures) -> Gate:
     harmed = [s.name for s in m.slices if s.verdict == "harmed"]
     if bound is None or not harmed:
         return Gate("worst_slice_drop", limit, worst, bound, "pass")
-    nearest = f"worst_slice_drop: {_round(bound, math.ceil)} would be met; harmed: {', '.join(harmed)}"
+    nearest = f"worst_slice_drop: {_round(bound, ROUND_CEILING)} would be met; harmed: {', '.join(harmed)}"
     return Gate("worst_slice_drop", limit, worst, bound, "fail", nearest)
 
 
@@ -231,7 +231,7 @@ def _at_least(name: str, limit: float, figure: Figure | None) -> Gate:
     if figure is None:
         return _deferred(name, limit)
     verdict: GateVerdict = "pass" if figure.low95 >= limit else "fail" if figure.high95 < limit else "inconclusive"
-    nearest = "" if verdict == "pass" else f"{name}: {_round(figure.low95, math.floor)} would be met"
+    nearest = "" if verdict == "pass" else f"{name}: {_round(figure.low95, ROUND_FLOOR)} would be met"
     if nearest and name == "faster_than_float":
         nearest = "this limit is fixed: build without the quantize stage, or for a runtime with faster int8 kernels"
     return Gate(name, limit, figure.value, figure.low95, verdict, nearest)
@@ -241,7 +241,7 @@ def _at_most(name: str, limit: float, figure: Figure | None) -> Gate:
     if figure is None:
         return _deferred(name, limit)
     verdict: GateVerdict = "pass" if figure.high95 <= limit else "fail" if figure.low95 > limit else "inconclusive"
-    nearest = "" if verdict == "pass" else f"{name}: {_round(figure.high95, math.ceil)} would be met"
+    nearest = "" if verdict == "pass" else f"{name}: {_round(figure.high95, ROUND_CEILING)} would be met"
     return Gate(name, limit, figure.value, figure.high95, verdict, nearest)
 
 
@@ -249,9 +249,12 @@ def _deferred(name: str, limit: float) -> Gate:
     return Gate(name, limit, None, None, "deferred", "left to the device")
 
 
-def _round(value: float, towards: Callable[[float], int]) -> str:
-    """Three significant digits, rounded to the side on which the limit still holds."""
-    if value == 0:
+def _round(value: float, rounding: str) -> str:
+    """Three significant digits, rounded to the side on which the limit still holds.
+
+    In decimal, from the shortest text: a product with a power of ten can round to the other side.
+    """
+    exact = Decimal(repr(float(value)))
+    if not exact:
         return "0"
-    digits = min(12, 2 - math.floor(math.log10(abs(value))))
-    return f"{towards(value * 10**digits) / 10**digits:.10g}"
+    return f"{exact.quantize(Decimal(1).scaleb(exact.adjusted() - 2), rounding).normalize():f}"
