@@ -60,15 +60,15 @@ class ChannelGraph:
     def __init__(self, module: nn.Module, inputs: Inputs) -> None:
         import torch_pruning as tp
 
+        # It reports parameters outside of layers, and recursion, both of which it handles.
+        warnings.filterwarnings("ignore", module="torch_pruning")
         self.module = module.eval()
         self._names = {part: name for name, part in module.named_modules()}
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it reports parameters outside of layers, which it handles
-                run: Any = run_model
-                self._graph: Any = tp.DependencyGraph().build_dependency(
-                    module, example_inputs=dict(inputs), forward_fn=run
-                )
+            run: Any = run_model
+            self._graph: Any = tp.DependencyGraph().build_dependency(
+                module, example_inputs=dict(inputs), forward_fn=run
+            )
         except CUT_ERRORS as error:
             raise InputError(f"prune: the model cannot be traced: {error}", "leave prune out") from error
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from calibration.errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -15,6 +17,12 @@ class Classification:
     """classes: the class names in the order of the model's outputs; None for those of the training labels, sorted."""
 
     classes: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
+            raise InputError(
+                f"classes: {list(self.classes)} must be at least two different names", "correct the task's settings"
+            )
 
     metric: ClassVar[str] = "accuracy"
     unit: ClassVar[str] = "fraction"

@@ -119,7 +119,7 @@ def cut(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.nda
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         off.append(members[: min(round(len(members) * share), len(members) - 1)])
-    cut_off = np.sort(np.concatenate(off))
+    cut_off = np.sort(np.concatenate(off)) if off else np.empty(0, np.int64)
     return np.setdiff1d(np.arange(len(labels)), cut_off), cut_off
 
 

@@ -56,6 +56,8 @@ def build(
     from pipeline.recipe import load_recipe
     from pipeline.store import Store
 
+    if str(out) == ".":
+        raise InputError("--out is the current folder", "name a folder of its own, such as dist")
     read = load_recipe(recipe, device, run_user_code=True)
     if read.user_files and not as_json:
         typer.echo(f"runs your code: {', '.join(str(file) for file in read.user_files)}", err=True)

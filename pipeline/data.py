@@ -12,6 +12,8 @@ import numpy as np
 from calibration.errors import InputError
 
 SPLITS = ("train", "validation", "test")
+# What others call them; case does not matter.
+SPLIT_NAMES = {split: split for split in SPLITS} | dict.fromkeys(("valid", "val", "dev"), "validation")
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from calibration.errors import InputError
 from pipeline.data import load_split
-from pipeline.model import ModelRecord
 from pipeline.samples import Samples
 from pipeline.task import Task
 from pipeline.training import Progress, batch_loss, train
@@ -28,13 +26,8 @@ class Distillation:
     teacher: Sequence[np.ndarray]
 
     @classmethod
-    def load(cls, task: Task, data: Path, logits: Path, teacher: ModelRecord, student: ModelRecord) -> "Distillation":
-        """Opens the data and the teacher's answers. Raises InputError where the student cannot give such answers."""
-        if teacher.classes != student.classes:
-            raise InputError(
-                f"the student gives {student.classes} outputs, but the teacher {teacher.classes}",
-                "give both models one output for each class, in the same order",
-            )
+    def load(cls, task: Task, data: Path, logits: Path) -> "Distillation":
+        """Opens the data and the teacher's answers."""
         settings = task.preprocessing(data)
         samples, validation = (Samples(load_split(data, name), settings) for name in ("train", "validation"))
         files = sorted(logits.glob("train.*.npy"), key=lambda f: int(f.name.split(".")[1]))

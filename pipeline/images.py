@@ -56,18 +56,16 @@ def _checked_array(table: Table, array: np.ndarray) -> np.ndarray:
                 f"{table.where(int(bad[0]))}: the image has NaN or infinite values ({len(bad)} such samples)",
                 "mend or remove them",
             )
+    if array.dtype.kind not in "iubf":
+        raise InputError(f"{table.file}: images are {array.dtype}, which is no number", "give uint8, 0 to 255")
     if array.ndim == 3:
         array = array[..., None]
-    if array.ndim != 4 or array.shape[3] not in (1, 3):
+    if array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape[1:]:
         raise InputError(
             f"{table.file}: images have the shape {list(array.shape[1:])}",
             "give [height, width] or [height, width, 1 or 3] a sample",
         )
-    if (
-        array.dtype.kind == "f"
-        or array.dtype.kind not in "iub"
-        or (array.size and (array.min() < 0 or array.max() > 255))
-    ):
+    if array.dtype.kind == "f" or (array.size and (array.min() < 0 or array.max() > 255)):
         raise InputError(
             f"{table.file}: images are {array.dtype} from {array.min()} to {array.max()}", "give uint8, 0 to 255"
         )
@@ -83,6 +81,8 @@ def _opened(table: Table, cell: Any, index: int) -> "Generator[Image]":
         return
     if not isinstance(cell, (str, bytes, Path)):
         raise InputError(f"{table.where(index)}: an image cannot be a {type(cell).__name__}", "give a path or an array")
+    if isinstance(cell, str) and "\0" in cell:
+        raise InputError(f"{table.where(index)}: {cell!r} is no path", "correct the path")
     if not isinstance(cell, bytes):
         _require_covered(table, table.folder / cell, index)
     try:

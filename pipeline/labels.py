@@ -8,6 +8,9 @@ import numpy as np
 from calibration.errors import InputError
 from pipeline.data import Table
 
+# Beyond it a whole number is no position of a model's output.
+LARGEST_LABEL = 2**31
+
 
 def class_names(table: Table, given: Sequence[str] | None) -> list[str]:
     """The class names: those given, or that the source states, or the labels sorted.
@@ -23,7 +26,8 @@ def class_names(table: Table, given: Sequence[str] | None) -> list[str]:
         else:
             names = sorted(set(values))
     if len(names) < 2:
-        raise InputError(f"{table.file} has one class only, {names[0]!r}", "give it samples of at least two classes")
+        where = "the task's `classes` name" if given else f"{table.file} has"
+        raise InputError(f"{where} one class only, {names[0]!r}", "give samples of at least two classes")
     return names
 
 
@@ -59,15 +63,21 @@ def label_values(table: Table) -> "np.ndarray | list[str]":
         raise InputError(
             f"{table.file}: labels have the shape {list(cells.shape)}", "give one label a sample, not one-hot rows"
         )
+    odd = [
+        i for i, cell in enumerate(cells) if not isinstance(cell, (str, int, float, np.integer, np.floating, np.bool_))
+    ]
+    if odd:
+        kind = cells.dtype if cells.dtype != object else type(cells[odd[0]]).__name__
+        raise InputError(f"{table.where(odd[0])}: a label cannot be of the type {kind}", "give integers or names")
     if cells.dtype.kind in "iub":
         return cells.astype(np.int64)
     if cells.dtype.kind != "f" and not all(_is_integer(c) for c in cells):
         for i, cell in enumerate(cells):
             if isinstance(cell, float):
                 raise InputError(f"{table.where(i)}: label {cell} is not a class", "give integers or names")
-        return [str(c) for c in cells]
+        return [_printable(table, i, str(c)) for i, c in enumerate(cells)]
     values = cells.astype(np.float64)
-    bad = np.flatnonzero(values != np.floor(values))
+    bad = np.flatnonzero((values != np.floor(values)) | (np.abs(values) > LARGEST_LABEL))
     if len(bad):
         raise InputError(f"{table.where(int(bad[0]))}: label {cells[bad[0]]} is not a class", "give integers or names")
     return values.astype(np.int64)
@@ -82,6 +92,14 @@ def _named(table: Table, cells: np.ndarray, names: list[str]) -> list[str]:
             "correct the labels",
         )
     return [names[c] for c in cells]
+
+
+def _printable(table: Table, index: int, name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{table.where(index)}: label {name!a} is no text: {error.reason}", "correct it") from error
+    return name
 
 
 def _is_integer(cell: Any) -> bool:

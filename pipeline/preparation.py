@@ -105,3 +105,9 @@ def check_classes(splits: Mapping[str, Split], names: list[str], tables: Mapping
     absent = [name for i, name in enumerate(names) if i not in present]
     if absent:
         raise InputError(f"{file} has no training samples of {', '.join(absent)}", "add some, or leave the class out")
+    untested = [name for i, name in enumerate(names) if i not in splits["test"].labels]
+    if untested and "test" not in tables:
+        raise InputError(
+            f"{file} has too few samples of {', '.join(untested)}: none is left to test with",
+            "add some, raise data.test_share, or leave the class out",
+        )

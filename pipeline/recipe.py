@@ -18,6 +18,7 @@ class ModelSource:
     factory: "file.py:function" that returns a torch.nn.Module; weights: the file that is loaded into it.
     folder: a Hugging Face model folder.
     keep_layers: the teacher's architecture and weights with only these of its layers, counted from 0.
+    files: what the factory reads besides Python files, so that a change of it is noticed.
     allow_pickle: weights may be a pickle, of which torch loads tensors only; else safetensors.
     """
 
@@ -26,6 +27,7 @@ class ModelSource:
     folder: str | None = None
     onnx: str | None = None
     keep_layers: tuple[int, ...] | None = None
+    files: tuple[str, ...] = ()
     allow_pickle: bool = False
     trust_remote_code: bool = False
 

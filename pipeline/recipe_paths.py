@@ -39,6 +39,8 @@ def _data(folder: Path, data: DataSource) -> Iterator[Mistake]:
             yield from _there(folder, name, ("data", key))
     for i, name in enumerate(data.files):
         yield from _there(folder, name, ("data", "files", i))
+    if not 0 <= data.seed < 2**63:
+        yield ("data", "seed"), f"seed: {data.seed} is not from 0 to 2^63"
     for key in ("test_share", "validation_share"):
         if not 0 < getattr(data, key) < 1:
             yield ("data", key), f"{key} is a share of the samples: above 0 and below 1"
@@ -61,6 +63,8 @@ def _model(folder: Path, model: ModelSource, role: str) -> Iterator[Mistake]:
         yield (role, "onnx"), f"{model.onnx!r} is not an .onnx file"
     if model.weights is not None:
         yield from (((role, "weights"), message) for message in _weights(model, Path(model.weights).suffix))
+    for i, name in enumerate(model.files):
+        yield from _there(folder, name, (role, "files", i))
     kept = model.keep_layers
     if kept is not None and (not kept or list(kept) != sorted(set(kept)) or kept[0] < 0):
         yield (role, "keep_layers"), "keep_layers must be numbers of layers, counted from 0, ascending, none twice"

@@ -27,6 +27,8 @@ REQUIRED = ("task", "data", "teacher", "devices")
 
 # The plan puts these where they belong; a recipe names one only to change its settings.
 ALWAYS_RUN = ("prepare", "load", "predict", "export", "calibrate", "compile", "validate", "package")
+# It names a folder.
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class RecipeReader:
             return None
         if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]*", header.name):
             self.add(("name",), f"a name has letters, digits, '.', '_' and '-' only, not {header.name!r}")
+        if len(header.name) > LONGEST_NAME:
+            self.add(("name",), f"a name has at most {LONGEST_NAME} characters, not {len(header.name)}")
         if header.version < 1:
             self.add(("version",), "version must be at least 1, and higher with each release")
         try:
@@ -231,5 +235,7 @@ class RecipeReader:
                 packaged = name
             elif packaged:
                 self.add(at, f"{name!r} needs a model, and {packaged!r} before it gives an ONNX package: put it first")
+            if getattr(stage, "needs_student", False) and student is None:
+                self.add(at, f"{name!r} teaches a student, and the recipe has no `student`")
             if stage.gives == "model" and source is not None and source.onnx is not None:
                 self.add(at, f"{name!r} needs a model that can be trained; this one comes as ONNX ({source.onnx})")

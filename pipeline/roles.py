@@ -92,7 +92,7 @@ def _files(role: str, value: Any, recipe_folder: Path) -> Iterable[Path]:
         case DataSource():
             named = [value.source, value.test, *value.files]
         case ModelSource():
-            named = [value.factory, value.weights, value.folder, value.onnx]
+            named = [value.factory, value.weights, value.folder, value.onnx, *value.files]
         case str() if role == "tokenizer":
             names = (f"{value}/tokenizer.json", f"{value}/tokenizer_config.json")
             named = [name for name in names if (recipe_folder / name).exists()]

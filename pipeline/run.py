@@ -6,11 +6,12 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from calibration.errors import EdgewrightError, IntegrityError
+from calibration.errors import EdgewrightError, InputError, IntegrityError
 from pipeline import machine
 from pipeline.history import History
 from pipeline.plan import Node, Plan, make_plan
@@ -52,6 +53,7 @@ class BuildResult:
 
 def build(recipe: Recipe, store: Store, out: Path, quiet: bool = False) -> BuildResult:
     """Builds a bundle for each device of the recipe, or a report that says why there is none, in out/RECIPE/DEVICE."""
+    _refuse_expired(recipe)
     _make_writable(out / recipe.name)
     plan = make_plan(recipe, store)
     outcomes: dict[str, StageRun | Refused] = {}
@@ -72,6 +74,13 @@ def build(recipe: Recipe, store: Store, out: Path, quiet: bool = False) -> Build
         reports.append(publish(recipe, device, runs, refused, store, out / recipe.name / name))
     write_index(reports, out / recipe.name / "index.html")
     return BuildResult(next(code for code in WORST_FIRST if code in codes), reports, out / recipe.name)
+
+
+def _refuse_expired(recipe: Recipe) -> None:
+    """Raises InputError where every device would refuse the bundle for its age."""
+    today = datetime.now(UTC).date().isoformat()
+    if recipe.expires is not None and recipe.expires[:10] < today:
+        raise InputError(f"{recipe.path}: expires: {recipe.expires} has passed", "give a date to come, or leave it out")
 
 
 def _make_writable(folder: Path) -> None:
@@ -125,6 +134,10 @@ def run_node(
         start = time.monotonic()
         try:
             record = _work(node, store, recipe_folder, progress, start)
+        except MemoryError as error:
+            refusal = EdgewrightError(f"{node.label}: not enough memory: {error}", "free some")
+            progress.end(time.monotonic() - start, refusal.message)
+            raise refusal from error
         except REFUSED as error:
             progress.end(time.monotonic() - start, error.message)
             raise

@@ -32,6 +32,7 @@ class Stage(Protocol):
     gives: the role that its artifact takes from here on.
     distributions: the Python distributions whose versions change what it produces.
     revision: raised when a change of the code changes what it produces.
+    needs_student: may be left out; True where it has nothing to do without a student in the recipe.
 
     Called with its roles by name; raises EdgewrightError where it cannot do its part.
     """

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from calibration.errors import IntegrityError
+from calibration.errors import InputError, IntegrityError
 from pipeline.files import FileHashes, files_below, sha256
 
 RECORD = "artifact.json"
@@ -57,7 +57,11 @@ class Store:
     @classmethod
     def default(cls) -> "Store":
         """The store at $EDGEWRIGHT_STORE, else ~/.cache/edgewright."""
-        return cls(Path(os.environ.get("EDGEWRIGHT_STORE") or "~/.cache/edgewright"))
+        named = os.environ.get("EDGEWRIGHT_STORE") or "~/.cache/edgewright"
+        try:
+            return cls(Path(named).expanduser())
+        except RuntimeError as error:
+            raise InputError(f"EDGEWRIGHT_STORE: {named} names no folder: {error}", "give it a path") from error
 
     def path(self, digest: str) -> Path:
         return self.root / "artifacts" / digest
@@ -68,9 +72,11 @@ class Store:
             content = json.loads((self.path(digest) / RECORD).read_text())
             record = ArtifactRecord(**{key: content[key] for key in ArtifactRecord.__dataclass_fields__})
             sound = content == _sealed(record)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if self.path(digest).exists():
+                raise IntegrityError(f"the cache entry {digest[:12]} is damaged: {RECORD} is missing") from error
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, NotADirectoryError) as error:
             raise IntegrityError(f"the cache entry {digest[:12]} is damaged: {RECORD} cannot be read") from error
         if not sound:
             raise IntegrityError(f"the cache entry {digest[:12]} is damaged: {RECORD} has changed")
@@ -140,14 +146,19 @@ class Store:
     def ls(self) -> list[dict[str, object]]:
         """Every artifact: digest, stage, size_bytes, age_days since it was made; the oldest first."""
         rows: list[dict[str, object]] = []
-        for folder in sorted((self.root / "artifacts").iterdir(), key=lambda p: p.stat().st_mtime):
-            record = self.record(folder.name)
+        folders = [path for path in (self.root / "artifacts").iterdir() if path.is_dir()]
+        for folder in sorted(folders, key=lambda p: p.stat().st_mtime):
+            try:
+                record = self.record(folder.name)
+                stage = record.stage if record else "unknown"
+            except IntegrityError:
+                stage = "damaged"
             size = sum((folder / name).stat().st_size for name in files_below(folder))
             age_days = (time.time() - folder.stat().st_mtime) / 86_400
             rows.append(
                 {
                     "digest": folder.name,
-                    "stage": record.stage if record else "unknown",
+                    "stage": stage,
                     "size_bytes": size,
                     "age_days": round(age_days, 2),
                 }

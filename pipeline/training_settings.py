@@ -5,6 +5,9 @@ from typing import Any
 
 from calibration.errors import InputError
 
+# Of whole numbers: no training is longer, and every library's seed takes it.
+LARGEST = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -41,6 +44,8 @@ def check(stage: Any, least_epochs: int = 1) -> None:
         value = getattr(stage, name)
         if value is not None and value < least:
             raise InputError(f"{name}: {value} is less than {least}", "correct the stage's settings")
+        if value is not None and value > LARGEST:
+            raise InputError(f"{name}: {value} is more than {LARGEST}", "correct the stage's settings")
     for name in above_zero:
         value = getattr(stage, name)
         if value is not None and not 0 < value < float("inf"):

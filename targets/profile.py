@@ -101,7 +101,8 @@ def _mistakes(profile: DeviceProfile) -> Iterator[Mistake]:
     """(place, what is wrong there) for what the types alone do not say."""
     from calibration.errors import near
 
-    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]*", profile.name):
+    # It names a folder, beside index.html.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(?<!\.html)", profile.name):
         yield ("name",), f"a device's name has letters, digits, '.', '_' and '-' only, not {profile.name!r}"
     if profile.architecture not in ARCHITECTURES:
         known = near(profile.architecture, ARCHITECTURES)

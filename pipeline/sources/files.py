@@ -1,8 +1,10 @@
 """Reads one .npz, .csv or .jsonl file."""
 
 import csv
+import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,10 @@ def _read_npz(path: Path) -> Table:
     columns: dict[str, np.ndarray] = {}
     name = ""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
             for name in arrays.files:
                 columns[name] = arrays[name]
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error) and name:
             why, next_step = f"array {name!r} is pickled", "save it with a number or string dtype, not as objects"
         else:
@@ -45,7 +47,8 @@ def _read_npz(path: Path) -> Table:
 def _read_csv(path: Path) -> Table:
     rows: list[list[str]] = []
     lines: list[int] = []
-    reader = csv.reader(_text(path).splitlines(keepends=True), strict=True)
+    # As csv wants them: split at line breaks alone, which str.splitlines does not.
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
         header = next(reader, None)
         if header is None:
@@ -78,6 +81,8 @@ def _read_jsonl(path: Path) -> Table:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}:{number}:{error.colno}: {error.msg}", "write one JSON object a line") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, or of brackets
+            raise InputError(f"{path}:{number}: this cannot be read: {error}", "mend the line") from error
         if not isinstance(row, dict):
             raise InputError(
                 f"{path}:{number}: this is {type(row).__name__}, not an object", "write one JSON object a line"
@@ -91,7 +96,7 @@ def _read_jsonl(path: Path) -> Table:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: this is not UTF-8: {error.reason}", "save the file as UTF-8") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from calibration.errors import InputError
-from pipeline.data import SPLITS, Table
+from pipeline.data import SPLIT_NAMES, SPLITS, Table
 from pipeline.sources.files import SUFFIXES, read_file
 from pipeline.sources.tables import make_table
 
@@ -28,11 +28,24 @@ def read_files(folder: Path) -> dict[str, Table]:
 
 
 def read_classes(folder: Path) -> dict[str, Table]:
-    """Class folders of images, or train/ and test/ with class folders in each; {} where there are none."""
+    """Class folders of images, or train/ and test/ with class folders in each; {} where there are none.
+
+    Raises InputError where some folders are splits and others are not: neither reading of them is safe.
+    """
     folders = _subfolders(folder)
-    names = {f.name for f in folders}
-    if "train" in names and names <= set(SPLITS):
-        return {f.name: _read_class_folders(f, _subfolders(f), f"{folder.name}/{f.name}") for f in folders}
+    splits = {f: SPLIT_NAMES[f.name.lower()] for f in folders if f.name.lower() in SPLIT_NAMES}
+    others = [f.name for f in folders if f not in splits]
+    if "train" in splits.values() and (not others or any(_subfolders(f) for f in splits)):
+        if others:
+            raise InputError(
+                f"{folder} has {', '.join(f.name for f in splits)}, which are splits, beside {', '.join(others[:5])}",
+                "leave train/, test/ and validation/ there and nothing else, or class folders alone",
+            )
+        if len(set(splits.values())) < len(splits):
+            raise InputError(
+                f"{folder} has several folders for one split: {', '.join(f.name for f in splits)}", "leave one of them"
+            )
+        return {split: _read_class_folders(f, _subfolders(f), f"{folder.name}/{f.name}") for f, split in splits.items()}
     if any(_images(f) for f in folders):
         return {"all": _read_class_folders(folder, folders, folder.name)}
     return {}

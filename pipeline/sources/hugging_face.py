@@ -6,11 +6,12 @@ Column types are in the schema's metadata: https://huggingface.co/docs/datasets/
 """
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calibration.errors import InputError, UnsupportedError
-from pipeline.data import Table
+from pipeline.data import SPLIT_NAMES, Table
 from pipeline.sources.tables import as_column, make_table
 
 if TYPE_CHECKING:
@@ -18,21 +19,19 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-# The hub's names of splits -> ours.
-SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "dev": "validation"}
-
 
 def read_folder(folder: Path) -> dict[str, Table]:
     """The splits of a dataset folder, {"all": table} where it has none, {} where the folder is no such dataset."""
     if (folder / "dataset_dict.json").is_file():
-        splits: list[str] = _json(folder / "dataset_dict.json")["splits"]
-        return {SPLIT_NAMES.get(s, s): _read_saved(folder / s, f"{folder.name}/{s}") for s in splits}
+        splits = _part(folder / "dataset_dict.json", "splits")
+        return {SPLIT_NAMES.get(s, s): _read_saved(folder / s, f"{folder.name}/{s}") for s in map(str, splits)}
     if (folder / "state.json").is_file():
         return {"all": _read_saved(folder, folder.name)}
     files = sorted(f for pattern in ("*.parquet", "*/*.parquet") for f in folder.glob(pattern))
     groups: dict[str, list[Path]] = {}
     for file in files:
-        split = next((ours for theirs, ours in SPLIT_NAMES.items() if file.name.startswith(theirs)), "all")
+        named = re.match(rf"({'|'.join(SPLIT_NAMES)})(?![a-z])", file.name)
+        split = SPLIT_NAMES[str(named[1])] if named else "all"
         groups.setdefault(split, []).append(file)
     if "all" in groups and len(groups) > 1:
         raise InputError(
@@ -45,7 +44,10 @@ def read_folder(folder: Path) -> dict[str, Table]:
 
 
 def _read_saved(folder: Path, name: str) -> Table:
-    files = [folder / entry["filename"] for entry in _json(folder / "state.json")["_data_files"]]
+    entries = _part(folder / "state.json", "_data_files")
+    if not all(isinstance(entry, dict) and isinstance(entry.get("filename"), str) for entry in entries):
+        raise InputError(f"{folder / 'state.json'} names no data files", "save the dataset again")
+    files = [folder / entry["filename"] for entry in entries]
     return _table([_stream(f) for f in files], name, folder)
 
 
@@ -101,8 +103,13 @@ def _pyarrow() -> Any:
     return pa
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _part(path: Path, key: str) -> list[Any]:
+    """The list under a key of a JSON file. Raises InputError where there is none."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}", "save the dataset again") from error
+    part = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(part, list) or not part:
+        raise InputError(f"{path} has no list {key!r}", "save the dataset again")
+    return part

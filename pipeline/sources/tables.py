@@ -34,7 +34,7 @@ def make_table(
 def as_column(values: list[Any]) -> np.ndarray:
     """[n] values as integers or floats where all are, else as objects; None stands for a missing value."""
     kinds = {type(v) for v in values}
-    if kinds and kinds <= {int, bool}:
+    if kinds and kinds <= {int, bool} and all(abs(v) < 2**63 for v in values):
         return np.array(values, dtype=np.int64)
     if kinds and kinds <= {int, float}:
         return np.array(values, dtype=np.float64)

@@ -29,6 +29,8 @@ class Calibrate:
     revision: ClassVar = 1
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed: {self.seed} is not from 0 to 2^63", "correct calibrate.seed")
         if self.samples < 2:
             raise InputError(
                 f"calibrate.samples is {self.samples}: ranges need at least two",

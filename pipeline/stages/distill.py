@@ -4,8 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from calibration.errors import InputError
-
 if TYPE_CHECKING:
     from pipeline.stage import Work
     from pipeline.task import Task
@@ -33,9 +31,10 @@ class Distill:
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
-    takes: ClassVar = ("task", "data", "teacher", "logits", "model")
+    takes: ClassVar = ("task", "data", "logits", "model")
     gives: ClassVar = "model"
     distributions: ClassVar = ("torch", "transformers", "safetensors")
+    needs_student: ClassVar = True
     revision: ClassVar = 1
 
     def __post_init__(self) -> None:
@@ -43,17 +42,12 @@ class Distill:
 
         check(self)
 
-    def __call__(self, work: "Work", *, task: "Task", data: Path, teacher: Path, logits: Path, model: Path) -> None:
+    def __call__(self, work: "Work", *, task: "Task", data: Path, logits: Path, model: Path) -> None:
         from pipeline.distillation import Distillation
         from pipeline.model import ModelRecord, load_model, save_model
         from pipeline.training_settings import settings_of
 
-        if model == teacher:
-            raise InputError(
-                "distill: there is no student",
-                "add `student: {factory: file.py:function}`, or {keep_layers: [0]} for the teacher's first layer",
-            )
-        lesson = Distillation.load(task, data, logits, ModelRecord.load(teacher), ModelRecord.load(model))
+        lesson = Distillation.load(task, data, logits)
         module, record = load_model(model, work.recipe_folder), ModelRecord.load(model)
         done = lesson.train(module, settings_of(self), record.trained, work.scratch, work.progress)
         record = replace(record, trained=True, history=(*record.history, {"stage": "distill", **done}))

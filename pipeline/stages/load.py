@@ -136,7 +136,7 @@ def _answer(module: "nn.Module", batch: "dict[str, torch.Tensor]", name: str, fo
 
 
 def _check_classes(classes: int, labels: list[str], name: str) -> None:
-    if classes < len(labels):
+    if classes != len(labels):
         raise InputError(
             f"{name} gives {classes} outputs, but the data has {len(labels)} classes: {', '.join(labels[:8])}",
             "give the model as many outputs as there are classes",
@@ -168,7 +168,7 @@ def _take_onnx(work: "Work", path: Path, batch: "dict[str, Any]", classes: int) 
     conform(graph, inputs, str(path))
     onnx.save(graph, work.out / "model.onnx")
     output = run_graph(session(work.out / "model.onnx"), {name: t.numpy() for name, t in batch.items()})
-    if output.ndim != 2 or output.shape[1] < classes:
+    if output.ndim != 2 or output.shape[1] != classes:
         raise InputError(
             f"{path} answers with {list(output.shape)}; the data has {classes} classes",
             "give a model that fits the data",

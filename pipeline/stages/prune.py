@@ -42,7 +42,7 @@ class Prune:
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
-    takes: ClassVar = ("task", "data", "teacher", "logits", "model")
+    takes: ClassVar = ("task", "data", "logits", "model")
     gives: ClassVar = "model"
     distributions: ClassVar = ("torch", "torch-pruning", "transformers", "safetensors")
     revision: ClassVar = 1
@@ -56,12 +56,12 @@ class Prune:
             raise InputError(f"round_to: {self.round_to} is less than 1", "give 8, or 1 for any width")
         check(self, least_epochs=0)
 
-    def __call__(self, work: "Work", *, task: "Task", data: Path, teacher: Path, logits: Path, model: Path) -> None:
+    def __call__(self, work: "Work", *, task: "Task", data: Path, logits: Path, model: Path) -> None:
         from pipeline.distillation import Distillation
         from pipeline.model import ModelRecord, load_model, save_model
 
         record = ModelRecord.load(model)
-        lesson = Distillation.load(task, data, logits, ModelRecord.load(teacher), record)
+        lesson = Distillation.load(task, data, logits)
         # A run that was killed in its recovery goes on with the cut it made, which is kept beside the checkpoint.
         pruned = work.scratch / "pruned"
         if not pruned.is_dir():

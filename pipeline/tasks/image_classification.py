@@ -30,6 +30,7 @@ class ImageClassification(Classification):
     distributions: ClassVar[tuple[str, ...]] = ("pillow",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.channels not in (None, 1, 3):
             raise InputError(
                 f"channels: {self.channels} is neither 1 (grey) nor 3 (RGB)", "correct the task's settings"

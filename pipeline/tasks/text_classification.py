@@ -26,6 +26,7 @@ class TextClassification(Classification):
     distributions: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_length < 3:
             raise InputError(f"max_length: {self.max_length} leaves no room for text", "give at least 3")
 

@@ -74,10 +74,13 @@ def main(arguments: Sequence[str]) -> int:
 def _validate(call: argparse.Namespace) -> int:
     from targets.device.junit import to_junit
     from targets.device.validate import validate
+    from targets.device.verify import find_payload
 
     for file in (call.json, call.junit):
         if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
             raise CallError(f"{file}: cannot be written", "name a file in a folder that exists")
+        if file is not None and find_payload(call.bundle).resolve() in file.resolve().parents:
+            raise CallError(f"{file}: lies in the payload, and would change it", "name a file elsewhere")
     code, report = validate(call.bundle, call.seconds)
     if call.json is not None:
         call.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")

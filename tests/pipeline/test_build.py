@@ -75,6 +75,11 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(built: Pat
     assert "tiny.yaml/tiny" in done.stderr
     assert "prepare" not in done.stderr
     assert Store(tmp_path / "store").ls() == []
+    done = run(tmp_path, "build", "tiny.yaml", "--out", "")
+    assert (done.returncode, "--out is the current folder" in done.stderr) == (2, True)
+    edit(tmp_path / "project" / "tiny.yaml", "name: tiny\n", "name: tiny\nexpires: 2001-02-03\n")
+    done = run(tmp_path, "build", "tiny.yaml")
+    assert (done.returncode, "expires: 2001-02-03 has passed" in done.stderr) == (2, True)
 
 
 @pytest.mark.slow
@@ -132,6 +137,21 @@ def test_a_change_of_a_script_that_the_model_imports_rebuilds_all_that_rests_on_
     edit(project / "project" / "layers.py", "nn.MaxPool2d(2)", "nn.AvgPool2d(2)")
     assert list(uncached(project)) == [s for s in STAGES if s not in ("prepare", "calibrate")]
     assert "layers.py" in uncached(project)["load teacher"]
+
+
+def test_a_change_of_a_file_that_a_factory_reads_rebuilds_its_model(project: Path) -> None:
+    edit(project / "project" / "tiny.yaml", "models.py:student}", "models.py:student, files: [width.txt]}")
+
+    def digests(width: str) -> dict[str, str]:
+        (project / "project" / "width.txt").write_text(width)
+        store = Store(project / "store")
+        rows = make_plan(load_recipe(project / "project" / "tiny.yaml"), store).rows(store)
+        return {row.stage: row.digest for row in rows}
+
+    narrow, wide = digests("8"), digests("64")
+    assert {stage for stage in narrow if narrow[stage] != wide[stage]} == set(STAGES) - {
+        "prepare", "calibrate", "load teacher", "predict", "export teacher", "compile teacher",
+    }  # fmt: skip
 
 
 def test_a_change_of_the_evaluator_rebuilds_validate_and_package(project: Path) -> None:

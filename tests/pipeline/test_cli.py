@@ -161,6 +161,11 @@ def test_the_store_is_listed_and_pruned(run, tmp_path):
     assert "removed 0" in run("cache", "prune", "--keep-days", "0").stdout
 
 
+def test_a_store_of_an_unknown_user(run):
+    done = run("cache", "ls", EDGEWRIGHT_STORE="~nobodyatall/store")
+    assert (done.returncode, "~nobodyatall/store names no folder" in done.stderr) == (2, True)
+
+
 def test_a_store_that_cannot_be_made(run, tmp_path):
     (tmp_path / "file").touch()
     done = run("cache", "ls", EDGEWRIGHT_STORE=str(tmp_path / "file" / "store"))

@@ -78,7 +78,7 @@ def test_the_stages_work_on_it(make_work, recipe_folder, encoder, mails):
     student, logits, distilled, pruned, exported = (
         make_work(n) for n in ("load", "predict", "distill", "prune", "export")
     )
-    roles = {"task": TASK, "data": mails, "teacher": encoder, "logits": logits.out}
+    roles = {"task": TASK, "data": mails, "logits": logits.out}
     Load()(student, task=TASK, source_model=ModelSource(keep_layers=(0, 2)), data=mails, teacher=encoder)
     teacher, kept = (load_model(f, recipe_folder) for f in (encoder, student.out))
     assert len(kept.bert.encoder.layer) == kept.config.num_hidden_layers == 2

@@ -153,14 +153,18 @@ def test_devices_are_chosen_and_added(folder):
         ("2030-01-31", "next year", "3:10", "a date such as"),
         ("name: small", "name: ../small", "1:7", "letters, digits"),
         ("name: small", "name: 7", "1:7", "put it in quotes"),
+        ("name: small", f"name: {'x' * 300}", "1:7", "at most 100 characters"),
         ("image-classification:", "image-clasification:", "4:8", "did you mean 'image-classification'"),
         ("mean:", "maen:", "4:31", "did you mean 'mean'"),
         ("[0.3]", "0.3", "4:37", "mean must be a valid"),
         ("[0.3]", "[0.3, 0.4]", "4:37", "mean"),
+        ("mean: [0.3]", "classes: [a, a, b]", "4:40", "at least two different names"),
+        ("mean: [0.3]", "classes: [a]", "4:40", "at least two different names"),
         ("source: pictures", "source: picture", "5:16", "did you mean 'pictures'"),
         ("source: pictures", "sauce: pictures", "5:8", "did you mean 'source'"),
         ("source: pictures", "sauce: pictures", "5:7", "the key 'source' is missing"),
         ("missing: drop", "missing: dorp", "5:35", "missing must be 'drop'|missing must be 'refuse'"),
+        ("seed: 7", "seed: -3", "5:47", "seed: -3 is not from 0"),
         ("seed: 7", "test_share: 1.5", "5:53", "above 0 and below 1"),
         ("seed: 7", "files: [here.bin]", "5:49", "there is no file or folder here.bin"),
         ("net.py:teacher", "net.py:techer", "6:20", "did you mean 'teacher'"),
@@ -171,10 +175,23 @@ def test_devices_are_chosen_and_added(folder):
         (", weights: teacher.safetensors", "", "6:10", "untrained"),
         ("{factory: net.py:student}", "{}", "7:10", "and none is given"),
         ("{factory: net.py:student}", "{factory: net.py:student, onnx: teacher.onnx}", "7:10", "not factory and onnx"),
+        (
+            "{factory: net.py:student}",
+            "{factory: net.py:student, files: [here.txt]}",
+            "7:44",
+            "no file or folder here.txt",
+        ),
         ("{factory: net.py:student}", "{keep_layers: [2, 1]}", "7:24", "ascending"),
         ("{factory: net.py:student}", "{onnx: teacher.onnx}", "9:5", "comes as ONNX"),
         ("{factory: net.py:student}", "{folder: pictures}", "7:19", "config.json"),
         ("{factory: net.py:student}", "net.py:student", "7:10", "this must be keys with values"),
+        (
+            "stages.py:Shrink: {epochs: 5}",
+            f"distill: {{seed: {2**70}}}",
+            "9:21",
+            "seed: 1180591620717411303424 is more",
+        ),
+        ("stages.py:Shrink: {epochs: 5}", "distill: {epochs: 9999999999}", "9:23", "epochs: 9999999999 is more than"),
         ("{epochs: 5}", "{epoch: 5}", "9:24", "did you mean 'epochs'"),
         ("{epochs: 5}", '{epochs: "5"}', "9:32", 'epochs must be a valid integer, not "5"'),
         ("{epochs: 5}", "{rate: fast}", "9:30", "rate must be a valid number"),
@@ -215,6 +232,11 @@ def test_every_mistake_is_told_at_once_in_order_with_its_line(folder):
     heads = [line.split(": ")[0] for line in told if line.startswith("recipe.yaml")]
     assert heads == ["recipe.yaml:2:10", "recipe.yaml:5:16", "recipe.yaml:9:24", "recipe.yaml:13:11"]
     assert told[1:3] == ["    version: two", "             ^"]
+
+
+def test_distilling_needs_a_student(folder):
+    text = GOOD.replace("student: {factory: net.py:student}\n", "").replace("stages.py:Shrink: {epochs: 5}", "distill")
+    assert "recipe.yaml:8:5: 'distill' teaches a student, and the recipe has no `student`" in refusal(folder, text)
 
 
 def test_a_mistake_in_a_profile_is_told_with_both_places(folder):

@@ -49,6 +49,14 @@ def test_what_a_users_model_raises_in_any_stage_names_their_line(tmp_path: Path)
     assert Store(tmp_path / "store").open(DIGEST) is None
 
 
+def test_a_lack_of_memory_is_said(tmp_path: Path) -> None:
+    def action() -> None:
+        raise MemoryError("70 TiB")
+
+    with pytest.raises(EdgewrightError, match="distill: not enough memory: 70 TiB"):
+        run(tmp_path, action)
+
+
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
     def action() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

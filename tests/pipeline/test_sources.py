@@ -40,6 +40,31 @@ def test_class_folders_in_split_folders(tmp_path):
     assert tables["test"].classes["label"] == ["b"]
 
 
+def test_split_folders_have_several_names(tmp_path):
+    images(tmp_path / "d/Train", a=[1], b=[2])
+    images(tmp_path / "d/Val", a=[4])
+    images(tmp_path / "d/TEST", b=[3])
+    assert {name: len(t) for name, t in sources.read("d", tmp_path).items()} == {"test": 1, "train": 2, "validation": 1}
+
+
+def test_split_folders_beside_others_are_refused(tmp_path):
+    images(tmp_path / "d/train", a=[1], b=[2])
+    images(tmp_path / "d/test", a=[3])
+    images(tmp_path / "d", extra=[4])
+    with pytest.raises(InputError, match="has test, train, which are splits, beside extra"):
+        sources.read("d", tmp_path)
+    images(tmp_path / "e/train", a=[1], b=[2])
+    images(tmp_path / "e/val", a=[3])
+    images(tmp_path / "e/dev", a=[3])
+    with pytest.raises(InputError, match="several folders for one split: dev, train, val"):
+        sources.read("e", tmp_path)
+
+
+def test_classes_may_be_called_like_splits(tmp_path):
+    images(tmp_path / "d", train=[1], car=[2])
+    assert sources.read("d", tmp_path)["all"].classes == {"label": ["car", "train"]}
+
+
 def test_split_files(tmp_path):
     np.savez(tmp_path / "train.npz", image=np.zeros((3, 2, 2), np.uint8), label=np.array([0, 1, 0]))
     (tmp_path / "test.csv").write_text('text,label\n"a, b",x\n,y\n')
@@ -92,6 +117,8 @@ def test_a_function_gives_columns_or_splits(tmp_path):
         ("d.csv", "a,a\n1,2\n", "two columns have one name"),
         ("d.jsonl", '{"a": 1}\n{"a": \n', r"d\.jsonl:2:"),
         ("d.jsonl", "[1]\n", r"d\.jsonl:1: this is list"),
+        ("d.jsonl", '{"a": 1' + "0" * 5000 + "}", r"d\.jsonl:1: this cannot be read"),
+        ("d.jsonl", "[" * 100_000, r"d\.jsonl:1: this cannot be read"),
         ("d.txt", "x", "is none of"),
         ("d.npz", "no zip", "cannot be read"),
     ],
@@ -100,6 +127,30 @@ def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         sources.read(name, tmp_path)
+
+
+def test_a_csv_line_ends_at_a_line_break_alone(tmp_path):
+    text = 'text,label\r\na\u2028b\x85\x0c,0\r\n"c\r\nd",1\r\n'
+    (tmp_path / "d.csv").write_bytes(text.encode())
+    table = sources.read("d.csv", tmp_path)["all"]
+    assert table.columns["text"].tolist() == ["a\u2028b\x85\x0c", "c\r\nd"]
+    assert table.where(1) == "d.csv:4"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"splits": 3}', "{"])
+def test_a_hugging_face_folder_without_its_parts_is_refused(tmp_path, content):
+    for name in ("dataset_dict.json", "state.json"):
+        (folder := tmp_path / name.partition(".")[0]).mkdir()
+        (folder / name).write_text(content)
+        with pytest.raises(InputError, match=name):
+            sources.read(folder.name, tmp_path)
+
+
+def test_an_array_that_is_no_npz_is_refused(tmp_path):
+    np.save(tmp_path / "d.npy", np.zeros(3))
+    (tmp_path / "d.npy").rename(tmp_path / "d.npz")
+    with pytest.raises(InputError, match=r"d\.npz cannot be read"):
+        sources.read("d.npz", tmp_path)
 
 
 def test_text_that_is_not_utf8_is_named(tmp_path):
@@ -181,6 +232,11 @@ def test_arrays_of_images(tmp_path):
         (as_column(["broken.png"]), "d row 0: this image cannot be read"),
         (as_column(["../outside.png"]), "in no folder that the recipe names"),
         (as_column([b"nothing"]), "d row 0: this image cannot be read"),
+        (np.zeros((2, 0, 5), np.uint8), r"images have the shape \[0, 5, 1\]"),
+        (np.zeros((1, 2, 2), complex), "images are complex128, which is no number"),
+        (as_column([[["a", "b"]]]), "images are <U1, which is no number"),
+        (as_column([[[None, 1]]]), "images are object, which is no number"),
+        (as_column(["a\0b.png"]), r"'a\\x00b\.png' is no path"),
         (as_column([[[1, 2], [3]]]), "d row 0: the rows of the image differ in length"),
         (as_column([1.5, "x"]), "d row 0: an image cannot be a float"),
     ],

@@ -50,6 +50,28 @@ def test_every_flipped_bit_is_found_though_size_and_mtime_stay(tmp_path: Path, n
     assert store.open(DIGEST) is None
 
 
+def test_an_artifact_without_its_record_is_damaged_and_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = put(store)
+    (folder / "artifact.json").unlink()
+    with pytest.raises(IntegrityError, match=r"artifact\.json is missing"):
+        store.open(DIGEST)
+    assert [row["stage"] for row in store.ls()] == ["damaged"]
+    store.discard(DIGEST)
+    put(store)
+    assert store.open(DIGEST) is not None
+
+
+@pytest.mark.parametrize("content", ["", "[", "[" * 100_000, "[]", "3", '{"schema": 1}'])
+def test_a_record_that_is_none_is_damaged(tmp_path: Path, content: str) -> None:
+    store = Store(tmp_path)
+    (put(store) / "artifact.json").write_text(content)
+    (tmp_path / "artifacts" / "stray").touch()
+    with pytest.raises(IntegrityError, match=r"artifact\.json"):
+        store.open(DIGEST)
+    assert [row["stage"] for row in store.ls()] == ["damaged"]
+
+
 @pytest.mark.parametrize("change", ["missing", "surplus"])
 def test_missing_and_surplus_files_are_found(tmp_path: Path, change: str) -> None:
     store = Store(tmp_path)

@@ -110,6 +110,12 @@ def test_names_of_the_source_or_the_recipe_decide_the_order():
         ([0, 0], "one class only, '0'"),
         (["a", "a"], "one class only, 'a'"),
         ([0.5, 1.0], r"d\.csv:2: label 0.5 is not a class"),
+        ([0, 10**20], r"d\.csv:3: label 1e\+20 is not a class"),
+        ([0, [1]], r"d\.csv:3: a label cannot be of the type list"),
+        ([{"a": 0}, 1], r"d\.csv:2: a label cannot be of the type dict"),
+        (np.array([0, 1], "datetime64[s]"), r"d\.csv:2: a label cannot be of the type datetime64"),
+        (np.array([0, 1j]), r"d\.csv:2: a label cannot be of the type complex128"),
+        (["a", "\ud800"], r"d\.csv:3: label '\\ud800' is no text"),
         (np.eye(2), r"labels have the shape \[2, 2\]"),
     ],
 )

@@ -9,9 +9,7 @@ import pytest
 
 from calibration.errors import InputError
 from pipeline.model import ModelRecord
-from pipeline.recipe import ModelSource
 from pipeline.stages.distill import Distill
-from pipeline.stages.load import Load
 
 STAGE = Distill(epochs=4, batch_size=32)
 
@@ -19,7 +17,7 @@ STAGE = Distill(epochs=4, batch_size=32)
 def test_the_student_is_trained_and_its_record_says_how(make_work, task, data, teacher, logits, student):
     seen: list[tuple[float, str]] = []
     work = make_work("distill", lambda fraction, text: seen.append((fraction, text)))
-    STAGE(work, task=task, data=data, teacher=teacher, logits=logits, model=student)
+    STAGE(work, task=task, data=data, logits=logits, model=student)
     record = ModelRecord.load(work.out)
     assert record.trained
     assert (record.macs, record.parameters) == (ModelRecord.load(student).macs, ModelRecord.load(student).parameters)
@@ -38,7 +36,7 @@ def test_the_student_is_trained_and_its_record_says_how(make_work, task, data, t
 def test_the_other_optimizers_learn_too(make_work, task, data, teacher, logits, student, optimizer):
     work = make_work("distill")
     stage = Distill(epochs=6, batch_size=16, optimizer=optimizer)
-    stage(work, task=task, data=data, teacher=teacher, logits=logits, model=student)
+    stage(work, task=task, data=data, logits=logits, model=student)
     assert max(e["validation"] for e in ModelRecord.load(work.out).history[0]["epochs"]) > 0.85
 
 
@@ -57,7 +55,7 @@ torch.set_num_threads(1)
 out, scratch, recipe, data, teacher, logits, student = map(Path, sys.argv[1:])
 work = Work(out, scratch, recipe, nullcontext, lambda fraction, text: print(text, flush=True))
 Distill(epochs=4, batch_size=32)(
-    work, task=ImageClassification(), data=data, teacher=teacher, logits=logits, model=student
+    work, task=ImageClassification(), data=data, logits=logits, model=student
 )
 """
 
@@ -92,19 +90,6 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
     lines = run(tmp_path, "killed", folders, repository)
     assert lines[0].startswith("epoch 3/4")
     assert (tmp_path / "killed.weights").read_bytes() == (tmp_path / "whole.weights").read_bytes()
-
-
-def test_without_a_student_it_says_what_to_write(make_work, task, data, teacher, logits):
-    with pytest.raises(InputError, match="there is no student") as error:
-        STAGE(make_work("distill"), task=task, data=data, teacher=teacher, logits=logits, model=teacher)
-    assert "student: {factory:" in error.value.next_step
-
-
-def test_a_student_with_other_outputs_is_refused(make_work, task, data, teacher, logits):
-    work = make_work("four")
-    Load()(work, task=task, source_model=ModelSource(factory="nets.py:four"), data=data, teacher=teacher)
-    with pytest.raises(InputError, match="the student gives 4 outputs, but the teacher 3"):
-        STAGE(make_work("distill"), task=task, data=data, teacher=teacher, logits=logits, model=work.out)
 
 
 @pytest.mark.parametrize(

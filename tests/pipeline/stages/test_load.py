@@ -66,6 +66,7 @@ def test_a_source_that_gives_no_teacher_is_refused(make_work, task, data, teache
     ("factory", "said"),
     [
         ("two", "gives 2 outputs, but the data has 3 classes: left, right, across"),
+        ("four", "gives 4 outputs, but the data has 3 classes"),
         ("colour", r"does not take pixel_values \[4, 1, 12, 12\]"),
         ("number", "gave a int"),
         ("undefined", "NaN"),

@@ -133,6 +133,19 @@ def test_columns_are_renamed_and_a_missing_one_is_named(tmp_path):
     assert len(load_split(data, "train")) > 0
 
 
+def test_a_class_that_cannot_be_tested_is_refused(tmp_path):
+    image, _ = pictures(300)
+    np.savez(tmp_path / "d.npz", image=image, label=np.arange(300) == 7)
+    with pytest.raises(InputError, match=r"d\.npz has too few samples of 1: none is left to test with"):
+        prepare(tmp_path, source="d.npz")
+
+
+def test_samples_that_are_all_contradictions_are_refused(tmp_path):
+    np.savez(tmp_path / "d.npz", image=np.zeros((10, 4, 4), np.uint8), label=np.arange(10) % 2)
+    with pytest.raises(InputError, match="no samples are left"):
+        prepare(tmp_path, source="d.npz")
+
+
 def test_one_class_is_refused(tmp_path):
     np.savez(tmp_path / "d.npz", image=pictures(20)[0], label=np.zeros(20, np.int64))
     with pytest.raises(InputError, match="one class only"):

@@ -13,9 +13,7 @@ from pipeline.training import evaluate
 
 def test_the_model_is_smaller_in_fact_and_still_right(make_work, task, data, recipe_folder, teacher, logits):
     work = make_work("prune")
-    Prune(macs=0.6, round_to=2, epochs=2, batch_size=32)(
-        work, task=task, data=data, teacher=teacher, logits=logits, model=teacher
-    )
+    Prune(macs=0.6, round_to=2, epochs=2, batch_size=32)(work, task=task, data=data, logits=logits, model=teacher)
     before, after = ModelRecord.load(teacher), ModelRecord.load(work.out)
     module = load_model(work.out, recipe_folder)
     assert 0.55 < after.macs / before.macs <= 0.6
@@ -30,8 +28,8 @@ def test_the_model_is_smaller_in_fact_and_still_right(make_work, task, data, rec
 def test_a_pruned_model_can_be_pruned_again(make_work, task, data, recipe_folder, teacher, logits):
     once, twice = make_work("once"), make_work("twice")
     stage = Prune(macs=0.7, round_to=2, epochs=0)
-    stage(once, task=task, data=data, teacher=teacher, logits=logits, model=teacher)
-    stage(twice, task=task, data=data, teacher=teacher, logits=logits, model=once.out)
+    stage(once, task=task, data=data, logits=logits, model=teacher)
+    stage(twice, task=task, data=data, logits=logits, model=once.out)
     record = ModelRecord.load(twice.out)
     assert len(record.edits) == 2
     assert record.history == ()
@@ -45,7 +43,7 @@ def test_a_run_stopped_in_its_recovery_keeps_its_cut(make_work, task, data, teac
             raise KeyboardInterrupt
 
     stage = Prune(macs=0.6, round_to=4, epochs=3, batch_size=32)
-    roles = {"task": task, "data": data, "teacher": teacher, "logits": logits, "model": teacher}
+    roles = {"task": task, "data": data, "logits": logits, "model": teacher}
     whole, stopped = make_work("whole"), make_work("stopped", stop)
     stage(whole, **roles)
     with pytest.raises(KeyboardInterrupt):
@@ -68,4 +66,4 @@ def test_settings_that_make_no_sense_are_refused_by_name(setting):
 
 def test_a_share_that_cannot_be_reached_is_refused(make_work, task, data, teacher, logits):
     with pytest.raises(InputError, match=r"macs: 0.01 cannot be reached; 0.\d\d is the least"):
-        Prune(macs=0.01)(make_work("prune"), task=task, data=data, teacher=teacher, logits=logits, model=teacher)
+        Prune(macs=0.01)(make_work("prune"), task=task, data=data, logits=logits, model=teacher)

@@ -228,3 +228,9 @@ def test_junit_is_written_for_a_refusal_too(tmp_path):
     bundle = make_bundle(tmp_path, status="fine")
     run(bundle, "--junit", str(tmp_path / "out.xml"))
     assert b'failures="1"' in (tmp_path / "out.xml").read_bytes()
+
+
+def test_a_report_inside_the_bundle_is_refused(tmp_path, capsys):
+    bundle = make_bundle(tmp_path)
+    assert main(["validate", str(bundle), "--json", str(bundle / "payload" / "report.json")]) == 2
+    assert "lies in the payload" in capsys.readouterr().err
