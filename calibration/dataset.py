@@ -39,11 +39,8 @@ class CalibrationSet:
         return h.hexdigest()
 
     def feeds(self, batch: int = 1) -> list[dict[str, np.ndarray]]:
-        """The set as model feeds of `batch` samples each; a rest smaller than a batch is left out."""
-        return [
-            {name: array[i : i + batch] for name, array in self.inputs.items()}
-            for i in range(0, len(self) - batch + 1, batch)
-        ]
+        """The set as model feeds of `batch` samples each, the last of what is left."""
+        return [{name: array[i : i + batch] for name, array in self.inputs.items()} for i in range(0, len(self), batch)]
 
     def save(self, folder: Path) -> None:
         arrays: dict[str, Any] = {"label": self.labels} | {f"input.{k}": v for k, v in self.inputs.items()}

@@ -152,20 +152,26 @@ def devices(
 def validate(
     bundle: BundlePath,
     junit: Annotated[Path | None, typer.Option(help="Also write the checks as JUnit XML.")] = None,
-    on: Annotated[str, typer.Option(help="Where it is run: local.")] = "local",
+    on: Annotated[str, typer.Option(help="Where it is run: local, or qemu:CPU, such as qemu:Haswell.")] = "local",
     as_json: Json = False,
     verbose: Verbose = False,
     offline: Offline = False,
 ) -> None:
     """Run a bundle and judge it."""
     _begin(verbose, offline)
-    if on != "local":
-        raise InputError(
-            f"there is no way to reach {on!r}", "use --on local, or run `python3 device.pyz validate` there"
-        )
-    from targets.transport.local import validate as validate_local
+    transport, _, cpu = on.partition(":")
+    if transport == "qemu" and cpu:
+        from targets.transport import qemu
 
-    code, report = validate_local(bundle, junit)
+        code, report = qemu.validate(bundle, cpu, junit)
+    elif on == "local":
+        from targets.transport import local
+
+        code, report = local.validate(bundle, junit)
+    else:
+        raise InputError(
+            f"there is no way to reach {on!r}", "use local or qemu:CPU, or run `python3 device.pyz validate` there"
+        )
     if as_json:
         print_json(report)
     else:

@@ -53,7 +53,7 @@ class Trial:
             "name": self.name,
             "precision": self.precision,
             "chosen": chosen,
-            "why": self.why,
+            "why": "; ".join([self.why, *(self.package.notes if self.package else ())]),
             "figures": self.figures,
         }
 

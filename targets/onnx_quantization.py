@@ -2,24 +2,32 @@
 
 import logging
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from calibration.quantization import QuantizationScheme
 from targets.onnx_graph import fit, read_graph, refusing, write_package
+from targets.onnx_pairs import unsaturated_weights
+from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, observe, sqnr_db
 from targets.target import Candidate, Capabilities, ModelPackage
 
 if TYPE_CHECKING:
     import onnx
 
     from calibration.dataset import CalibrationSet
+    from calibration.observers import Range
+    from calibration.observers.histogram import Histogram
 
-# Samples run at once while ranges are observed: enough to be quick, few enough that activations stay small.
-OBSERVED_AT_ONCE = 16
+# Of the calibration set: on so many samples the ranges of each method are compared.
+COMPARED = 64
 # Of onnxruntime's log; it starts with warnings and does not tell its level.
 WARNINGS, ONLY_ERRORS = 2, 3
+Guard = Literal["none", "seven_bits", "pairs"]
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 # Of a transformer: matrix products, and the embeddings, which are most of a small one's bytes.
 PRODUCTS_AND_TABLES = ("MatMul", "Gemm", "Gather")
@@ -31,67 +39,110 @@ class StaticScheme:
 
     operators: those whose inputs and outputs are quantized; None for all that onnxruntime knows.
     activations: type of activations; with symmetric, their zero point is 0.
-    reduce_range: 7-bit weights, which cannot saturate a 16-bit sum of two products.
+    guard: of weights, for kernels that clip sums of two products to 16 bits. seven_bits: too small for any to clip;
+        pairs: where it is known which are neighbours, only as small as their pair needs (calibration/saturation.py).
     explicit: as TensorRT takes it: only inputs of the operators, weights as float with a Q/DQ pair, float bias.
     """
 
     activations: Literal["uint8", "int8"]
     operators: tuple[str, ...] | None = None
     symmetric: bool = False
-    reduce_range: bool = False
+    guard: Guard = "none"
     explicit: bool = False
 
 
 def static(
     name: str, scheme: StaticScheme, package: ModelPackage, calibration: "CalibrationSet", reads: Capabilities
 ) -> Candidate:
-    """Ranges from the calibration set by min-max, Q/DQ pairs by onnxruntime's static quantizer."""
+    """Q/DQ pairs by onnxruntime's static quantizer, ranges by the method that keeps the calibration set's answers best.
+
+    All methods look at the same histograms, so that the samples are run once.
+    """
 
     def make(folder: Path) -> ModelPackage:
-        from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-
-        class Reader(CalibrationDataReader):
-            def __init__(self) -> None:
-                self.feeds = iter(calibration.feeds(min(OBSERVED_AT_ONCE, len(calibration))))
-
-            def get_next(self) -> dict[str, Any]:
-                # None says that there are no more; the base class does not type it.
-                return next(self.feeds, None)  # pyright: ignore[reportReturnType]
-
-        extra: dict[str, Any] = {"ActivationSymmetric": scheme.symmetric}
-        if scheme.explicit:
-            extra |= {"QuantizeBias": False, "AddQDQPairToWeight": True}
-            extra |= {"OpTypesToExcludeOutputQuantization": list(scheme.operators or ())}
         with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
-            quantize_static(
-                prepared(package, Path(scratch)),
-                Path(scratch) / "quantized.onnx",
-                Reader(),
-                op_types_to_quantize=list(scheme.operators) if scheme.operators else None,
-                per_channel=True,
-                reduce_range=scheme.reduce_range,
-                activation_type=QuantType.QUInt8 if scheme.activations == "uint8" else QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-                extra_options=extra,
-            )
-            return finished(package, Path(scratch) / "quantized.onnx", folder, "int8", reads)
+            graph = prepared(package, Path(scratch))
+            histograms = observe(graph, calibration)
+            feeds = calibration.feeds(OBSERVED_AT_ONCE)[: COMPARED // OBSERVED_AT_ONCE]
+            expected = answers(graph, feeds)
+            made: dict[str, float] = {}
+            for method, ranges in _ranges_by_method(histograms, scheme).items():
+                file = Path(scratch) / f"{method}.onnx"
+                _write_static(graph, file, ranges, scheme)
+                made[method] = sqnr_db(expected, answers(file, feeds))
+            # Of two that are as good, the first: rebuilds choose the same.
+            best = max(made, key=lambda method: made[method])
+            quantized = finished(package, Path(scratch) / f"{best}.onnx", folder, "int8", reads)
+            others = ", ".join(f"{method} {db:.1f}" for method, db in made.items() if method != best)
+            noted = replace(quantized, notes=(f"ranges by {best}: {made[best]:.1f} dB ({others})",))
+            noted.save()
+            return noted
 
     return Candidate(name, "int8", make)
 
 
-def dynamic(name: str, package: ModelPackage, reads: Capabilities, *, reduce_range: bool) -> Candidate:
-    """int8 weights, per-channel; activations are quantized as they come, by their own range. Needs no calibration."""
+def _ranges_by_method(histograms: "Mapping[str, Histogram]", scheme: StaticScheme) -> "dict[str, dict[str, Range]]":
+    from calibration.observers.entropy import Entropy
+    from calibration.observers.mse import Mse
+    from calibration.observers.percentile import Percentile
+
+    integers = QuantizationScheme(signed=scheme.activations == "int8", symmetric=scheme.symmetric)
+    return {
+        "min_max": {tensor: seen.seen() for tensor, seen in histograms.items()},
+        "mse": {tensor: Mse(histogram=seen).range(integers) for tensor, seen in histograms.items()},
+        "percentile": {tensor: Percentile(histogram=seen).range(integers) for tensor, seen in histograms.items()},
+        "entropy": {tensor: Entropy(histogram=seen).range(integers) for tensor, seen in histograms.items()},
+    }
+
+
+def _write_static(graph: Path, out: Path, ranges: "Mapping[str, Range]", scheme: StaticScheme) -> None:
+    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
+
+    extra: dict[str, Any] = {"ActivationSymmetric": scheme.symmetric}
+    if scheme.explicit:
+        extra |= {"QuantizeBias": False, "AddQDQPairToWeight": True}
+        extra |= {"OpTypesToExcludeOutputQuantization": list(scheme.operators or ())}
+    if scheme.guard == "pairs":
+        extra["TensorQuantOverrides"] = unsaturated_weights(graph, gemm_as_matmul=False)
+    # Whatever made the ranges: MinMax is how the quantizer calls two ends without a histogram.
+    ends: dict[str, Any] = {tensor: (np.float32(low[0]), np.float32(high[0])) for tensor, (low, high) in ranges.items()}
+    known = out.with_suffix(".json")
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, ends), known)
+    quantize_static(
+        graph,
+        out,
+        None,
+        calibration_cache_path=known,
+        op_types_to_quantize=list(scheme.operators) if scheme.operators else None,
+        per_channel=True,
+        reduce_range=scheme.guard != "none",
+        activation_type=QuantType.QUInt8 if scheme.activations == "uint8" else QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        extra_options=extra,
+    )
+
+
+def dynamic(name: str, package: ModelPackage, reads: Capabilities, guard: Guard) -> Candidate:
+    """int8 weights, per-channel; activations are quantized as they come, by their own range. Needs no calibration.
+
+    guard: see StaticScheme.
+    """
 
     def make(folder: Path) -> ModelPackage:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
+            graph = prepared(package, Path(scratch))
             quantize_dynamic(
-                prepared(package, Path(scratch)),
+                graph,
                 Path(scratch) / "quantized.onnx",
                 per_channel=True,
-                reduce_range=reduce_range,
+                reduce_range=guard != "none",
                 weight_type=QuantType.QInt8,
+                extra_options={"TensorQuantOverrides": unsaturated_weights(graph, gemm_as_matmul=True)}
+                if guard == "pairs"
+                else {},
             )
             return finished(package, Path(scratch) / "quantized.onnx", folder, "int8", reads)
 

@@ -70,26 +70,27 @@ class OnnxruntimeCpu:
         able = self.capabilities(profile)
         kernels = int8_kernels(profile.architecture, profile.isa)
         narrow = kernels == "saturating"
-        unsigned = StaticScheme("uint8", reduce_range=narrow)
-        signed = StaticScheme("int8", reduce_range=narrow)
+        guard, ending = ("pairs", "-unsaturated") if narrow else ("none", "")
+        unsigned = StaticScheme("uint8", guard=guard)
+        # No kernel clips products of signed activations.
+        signed = StaticScheme("int8")
 
         def made(name: str, scheme: StaticScheme) -> Candidate:
-            return static(f"{name}-reduced-range" if narrow else name, scheme, package, calibration, able)
+            return static(name, scheme, package, calibration, able)
 
         nncf = nncf_onnx("nncf", package, calibration, able, saturating=narrow)
         if package.architecture == "transformer":
             # Ranges of a transformer's activations depend on the sample: dynamic ones hold where static ones break, and
             # static ones of everything (attention masks, softmax) break first.
-            products = StaticScheme("uint8", PRODUCTS_AND_TABLES, reduce_range=narrow)
-            name = "dynamic-reduced-range" if narrow else "dynamic"
+            products = StaticScheme("uint8", PRODUCTS_AND_TABLES, guard=guard)
             return (
-                dynamic(name, package, able, reduce_range=narrow),
-                made("static-u8s8-products", products),
+                dynamic(f"dynamic{ending}", package, able, guard),
+                made(f"static-u8s8-products{ending}", products),
                 nncf,
             )
         if profile.architecture == "aarch64":
             return (made("static-s8s8", signed), made("static-u8s8", unsigned), nncf)
-        return (made("static-u8s8", unsigned), nncf, made("static-s8s8", signed))
+        return (made(f"static-u8s8{ending}", unsigned), nncf, made("static-s8s8", signed))
 
     def compile(self, package: ModelPackage, profile: DeviceProfile, threads: int, out: Path) -> CompiledModel:
         """The graph in the opset and IR version of the oldest runtime in the range.

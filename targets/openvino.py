@@ -72,7 +72,7 @@ class Openvino:
         narrow = int8_kernels(profile.architecture, profile.isa) == "saturating"
 
         def places(name: str, operators: tuple[str, ...] | None) -> Candidate:
-            scheme = StaticScheme("uint8", operators, reduce_range=narrow)
+            scheme = StaticScheme("uint8", operators, guard="seven_bits" if narrow else "none")
             return static(f"{name}-reduced-range" if narrow else name, scheme, package, calibration, able)
 
         mixed = nncf_openvino("nncf-mixed", package, calibration, "mixed", saturating=narrow)

@@ -37,6 +37,7 @@ class ModelPackage:
     precision: "fp32", "fp16" or "int8".
     architecture: "convolutional" or "transformer"; what placements and rules may depend on.
     macs, parameters: of one sample.
+    notes: what a quantization route decided on its way, for the report.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class ModelPackage:
     external_data: tuple[str, ...] = ()
     assets: tuple[str, ...] = ()
     torch_description: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def graph(self) -> Path:
@@ -99,6 +101,7 @@ class ModelPackage:
             external_data=tuple(record["external_data"]),
             assets=tuple(record["assets"]),
             torch_description=record["torch_description"],
+            notes=tuple(record.get("notes", ())),
         )
 
 

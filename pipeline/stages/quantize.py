@@ -37,7 +37,7 @@ class Quantize:
     takes: ClassVar = ("task", "data", "calibration", "package", "route")
     gives: ClassVar = "package"
     distributions: ClassVar = ("numpy",)
-    revision: ClassVar = 1
+    revision: ClassVar = 2
 
     def __post_init__(self) -> None:
         if self.max_drop < 0:

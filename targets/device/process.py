@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 
 from targets.device.errors import BY_EXIT_CODE, DeviceError, UnsuitedError, says_out_of_memory
 
+# Where this process is emulated: the command that emulates it, which a child has to be started by too.
+EMULATOR = "EDGEWRIGHT_EMULATOR"
 # The folder, or the device.pyz, that holds this package.
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +30,7 @@ def in_new_process(command: str, spec: dict[str, Any], subject: str, timeout_s: 
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
     try:
         done = subprocess.run(
-            [sys.executable, *start, command, json.dumps(spec)],
+            [*shlex.split(os.environ.get(EMULATOR, "")), sys.executable, *start, command, json.dumps(spec)],
             cwd=ROOT.parent if packed else ROOT,
             env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,

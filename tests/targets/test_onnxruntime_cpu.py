@@ -6,6 +6,7 @@ import pytest
 from onnx import numpy_helper
 
 from calibration.errors import UnsupportedError
+from calibration.saturation import LARGEST_PAIR, as_matrix, largest_pair
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import Runtime, load_profile
 from tests.models import answers_of, calibration_of, convolutional, inputs_of, transformer
@@ -28,18 +29,19 @@ def test_the_rule_follows_the_processor_and_the_architecture(tmp_path):
     plain = replace(NUC, isa=("sse4_2", "avx2"))
     assert names(network, NUC) == ["static-u8s8", "nncf", "static-s8s8"]
     assert names(network, PI)[0] == "static-s8s8"
-    assert names(network, plain)[0] == "static-u8s8-reduced-range"
+    assert names(network, plain)[0] == "static-u8s8-unsaturated"
     assert names(text, NUC)[0] == names(text, PI)[0] == "dynamic"
 
 
-def test_without_vnni_weights_keep_to_seven_bits(tmp_path):
+def test_without_vnni_no_pair_of_weights_is_in_danger(tmp_path):
     package, plain = convolutional(tmp_path / "c"), replace(NUC, isa=("sse4_2", "avx2"))
     (folder := tmp_path / "made").mkdir()
     graph = onnx.load(OnnxruntimeCpu().candidates(package, plain, calibration_of(package))[0].make(folder).graph)
     weights = [numpy_helper.to_array(w) for w in graph.graph.initializer if w.data_type == onnx.TensorProto.INT8]
     kernels = [w for w in weights if w.ndim == 4]
     assert len(kernels) == 3
-    assert all(32 < np.abs(k.astype(int)).max() <= 64 for k in kernels)
+    assert all((largest_pair(as_matrix(k)) <= LARGEST_PAIR).all() for k in kernels)
+    assert max(np.abs(k.astype(int)).max() for k in kernels) > 64
     (out := tmp_path / "out").mkdir()
     made = replace(package, folder=folder, precision="int8")
     assert OnnxruntimeCpu().compile(made, plain, 1, out).requires["isa"] == []

@@ -1,0 +1,55 @@
+"""Which weights of an ONNX graph are added up in pairs on a CPU without VNNI, and scales with which none is clipped."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibration.saturation import as_matrix, is_depthwise, safe_scales
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def unsaturated_weights(graph_file: Path, *, gemm_as_matmul: bool) -> dict[str, list[dict[str, Any]]]:
+    """The quantizer's settings for the weights of which it is known what kernels add up in pairs: a scale a channel.
+
+    gemm_as_matmul: the dynamic quantizer first turns Gemm into MatMul, whose weights have the outputs as columns.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType
+
+    graph = onnx.load(graph_file).graph
+    arrays = {tensor.name: tensor for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for node in graph.node:
+        name = node.input[1] if len(node.input) > 1 else ""
+        # What several nodes read, each may read in another order.
+        if name not in arrays or readers[name] > 1:
+            continue
+        ordered = _in_order_of_summing(node, onnx.numpy_helper.to_array(arrays[name]))
+        if ordered is not None:
+            axis, matrix = ordered
+            if gemm_as_matmul and node.op_type == "Gemm":
+                axis = 1
+            settings[name] = [
+                {"axis": axis, "quant_type": QuantType.QInt8, "scale": scale, "zero_point": 0}
+                for scale in safe_scales(matrix)
+            ]
+    return settings
+
+
+def _in_order_of_summing(node: "onnx.NodeProto", weights: np.ndarray) -> "tuple[int, np.ndarray] | None":
+    """The axis of the output channels and the weights as [k, channels]; None where it is not known."""
+    import onnx
+
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "Conv" and not is_depthwise(weights, attributes.get("group", 1)):
+        return 0, as_matrix(weights)
+    if node.op_type == "MatMul" and weights.ndim == 2:
+        return 1, weights
+    if node.op_type == "Gemm" and weights.ndim == 2:
+        return (0, weights.T) if attributes.get("transB", 0) else (1, weights)
+    return None

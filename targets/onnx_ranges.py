@@ -1,0 +1,79 @@
+"""The ranges of an ONNX graph's activations on the calibration set, in one pass and in the memory of one batch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibration.errors import UnsupportedError
+from calibration.observers.histogram import Histogram
+
+if TYPE_CHECKING:
+    import onnx
+
+    from calibration.dataset import CalibrationSet
+
+# Samples run at once: enough to be quick, few enough that activations stay small.
+OBSERVED_AT_ONCE = 16
+
+
+def observe(graph_file: Path, calibration: "CalibrationSet") -> dict[str, Histogram]:
+    """Tensor -> its values, for every float32 tensor that is computed from the inputs, and the inputs themselves.
+
+    Raises UnsupportedError naming the first tensor that has NaN or infinity on a calibration sample.
+    """
+    import onnx
+
+    graph = onnx.load(graph_file)
+    inputs, computed = float_tensors(graph)
+    outputs = {output.name for output in graph.graph.output}
+    graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in computed if n not in outputs)
+    session = _session(graph.SerializeToString())
+    histograms = {name: Histogram() for name in (*inputs, *computed)}
+    for feed in calibration.feeds(OBSERVED_AT_ONCE):
+        values = dict(zip(computed, session.run(computed, feed), strict=True)) if computed else {}
+        for name, histogram in histograms.items():
+            try:
+                histogram.observe(np.asarray(values[name] if name in values else feed[name]))
+            except ValueError as error:
+                raise UnsupportedError(f"tensor {name}: {error} on calibration samples") from error
+    return histograms
+
+
+def float_tensors(graph: "onnx.ModelProto") -> tuple[list[str], list[str]]:
+    """Names of the float32 inputs, and of what the nodes compute in float32, in the graph's order."""
+    import onnx
+
+    typed = onnx.shape_inference.infer_shapes(graph).graph
+    floats = {
+        value.name
+        for value in (*typed.input, *typed.value_info, *typed.output)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    weights = {tensor.name for tensor in typed.initializer}
+    inputs = [value.name for value in typed.input if value.name in floats - weights]
+    return inputs, [name for node in typed.node for name in node.output if name in floats]
+
+
+def answers(graph_file: Path, feeds: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """[samples, outputs] float64: all outputs of a graph, side by side."""
+    session = _session(graph_file.read_bytes())
+    rows: list[np.ndarray] = []
+    for feed in feeds:
+        outputs: Any = session.run(None, feed)
+        rows.append(np.concatenate([np.asarray(o, np.float64).reshape(len(o), -1) for o in outputs], axis=1))
+    return np.concatenate(rows)
+
+
+def sqnr_db(expected: np.ndarray, found: np.ndarray) -> float:
+    """Signal to quantization noise, in decibels: 10 log10(power of the signal / power of the difference)."""
+    noise = float(((expected - found) ** 2).sum())
+    return float("inf") if noise == 0 else float(10 * np.log10((expected**2).sum() / noise))
+
+
+def _session(model: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
