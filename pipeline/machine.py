@@ -9,18 +9,23 @@ from pathlib import Path
 
 
 @contextmanager
-def working() -> Generator[Callable[[], AbstractContextManager[None]]]:
+def working(waiting: Callable[[], None]) -> Generator[Callable[[], AbstractContextManager[None]]]:
     """Held while a stage works; yields `measuring`, within which no other build's stage works on this machine.
 
     Working builds share one lock and a measuring one has it alone. Turning a shared flock into an exclusive one lets
     go of the first before it waits for the second, so two builds that both want to measure cannot deadlock.
+    waiting: called before a measurement that has to wait for another build's stage.
     """
     path = Path(tempfile.gettempdir()) / f"edgewright-{os.getuid()}.lock"
     with path.open("w") as f:
 
         @contextmanager
         def measuring() -> Generator[None]:
-            fcntl.flock(f, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(f, fcntl.LOCK_EX)
             try:
                 yield
             finally:

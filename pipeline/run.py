@@ -148,7 +148,7 @@ def run_node(
 def _work(node: Node, store: Store, recipe_folder: Path, progress: BuildProgress, start: float) -> ArtifactRecord:
     arguments = {role: store.path(taken.digest) for role, taken in node.inputs.items()} | dict(node.values)
     with (
-        machine.working() as measuring,
+        machine.working(lambda: progress.say("waits for another build's stage, to measure alone")) as measuring,
         store.scratch(node.digest) as scratch,
         store.temporary(node.digest) as folder,
         _FullDisk(store.root),
