@@ -32,7 +32,8 @@ def _read_npz(path: Path) -> Table:
     columns: dict[str, np.ndarray] = {}
     name = ""
     try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves a file open that it finds to be no archive.
+        with zipfile.ZipFile(path), path.open("rb") as f, np.load(f, allow_pickle=False) as arrays:
             for name in arrays.files:
                 columns[name] = arrays[name]
     except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:

@@ -23,7 +23,8 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     Pickled objects are refused.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        # Opened here: numpy leaves a file open that it finds to be no archive.
+        with file.open("rb") as f, np.load(f, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (*BROKEN, zipfile.BadZipFile, zlib.error, AttributeError) as e:
         raise BundleError(f"{file}: not readable as .npz: {e}", "build the bundle again") from e
