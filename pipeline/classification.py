@@ -18,15 +18,15 @@ class Classification:
 
     classes: tuple[str, ...] | None = None
 
+    metric: ClassVar[str] = "accuracy"
+    unit: ClassVar[str] = "fraction"
+    higher_is_better: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
             raise InputError(
                 f"classes: {list(self.classes)} must be at least two different names", "correct the task's settings"
             )
-
-    metric: ClassVar[str] = "accuracy"
-    unit: ClassVar[str] = "fraction"
-    higher_is_better: ClassVar[bool] = True
 
     def label_names(self, table: "Table") -> list[str]:
         """The class names (pipeline/labels.py)."""

@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from calibration.observers import Range
+from calibration.observers.entropy import Entropy
+from calibration.observers.histogram import Histogram
+from calibration.observers.mse import Mse
+from calibration.observers.percentile import Percentile
 from calibration.quantization import QuantizationScheme
+from targets.device.golden import sqnr_db
 from targets.onnx_graph import fit, read_graph, refusing, write_package
 from targets.onnx_pairs import unsaturated_weights
-from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, observe, sqnr_db
+from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, observe
 from targets.target import Candidate, Capabilities, ModelPackage
 
 if TYPE_CHECKING:
     import onnx
 
     from calibration.dataset import CalibrationSet
-    from calibration.observers import Range
-    from calibration.observers.histogram import Histogram
 
 # Of the calibration set: on so many samples the ranges of each method are compared.
 COMPARED = 64
@@ -81,11 +85,7 @@ def static(
     return Candidate(name, "int8", make)
 
 
-def _ranges_by_method(histograms: "Mapping[str, Histogram]", scheme: StaticScheme) -> "dict[str, dict[str, Range]]":
-    from calibration.observers.entropy import Entropy
-    from calibration.observers.mse import Mse
-    from calibration.observers.percentile import Percentile
-
+def _ranges_by_method(histograms: Mapping[str, Histogram], scheme: StaticScheme) -> dict[str, dict[str, Range]]:
     integers = QuantizationScheme(signed=scheme.activations == "int8", symmetric=scheme.symmetric)
     return {
         "min_max": {tensor: seen.seen() for tensor, seen in histograms.items()},
@@ -95,7 +95,7 @@ def _ranges_by_method(histograms: "Mapping[str, Histogram]", scheme: StaticSchem
     }
 
 
-def _write_static(graph: Path, out: Path, ranges: "Mapping[str, Range]", scheme: StaticScheme) -> None:
+def _write_static(graph: Path, out: Path, ranges: Mapping[str, Range], scheme: StaticScheme) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 

@@ -65,12 +65,6 @@ def answers(graph_file: Path, feeds: list[dict[str, np.ndarray]]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def sqnr_db(expected: np.ndarray, found: np.ndarray) -> float:
-    """Signal to quantization noise, in decibels: 10 log10(power of the signal / power of the difference)."""
-    noise = float(((expected - found) ** 2).sum())
-    return float("inf") if noise == 0 else float(10 * np.log10((expected**2).sum() / noise))
-
-
 def _session(model: bytes) -> Any:
     import onnxruntime
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from calibration.observers import Range
-from calibration.observers.histogram import HALF, Histogram
+from calibration.observers.histogram import HALF, HistogramObserver
 from calibration.quantization import QuantizationScheme
 
 # Magnitudes are compared on a grid of at most so many bins, at thresholds from its first `levels` bins to all.
@@ -12,17 +12,8 @@ THRESHOLDS = 96
 SMALLEST_SHARE = 1e-4
 
 
-class Entropy:
-    """See Observer. histogram: one that may serve several observers.
-
-    A threshold on the magnitude, at both ends: the values beyond it count as the threshold's own.
-    """
-
-    def __init__(self, axis: int | None = None, histogram: Histogram | None = None) -> None:
-        self.histogram = histogram or Histogram(axis)
-
-    def observe(self, values: np.ndarray) -> None:
-        self.histogram.observe(values)
+class Entropy(HistogramObserver):
+    """See Observer. A threshold on the magnitude, at both ends: values beyond it count as the threshold's own."""
 
     def range(self, scheme: QuantizationScheme) -> Range:
         low, high = self.histogram.seen()

@@ -68,3 +68,14 @@ class Histogram:
         if not len(self.counts):
             raise ValueError("nothing was observed")
         return self.low, self.high
+
+
+class HistogramObserver:
+    """What the observers share that choose a range from a histogram: one histogram may serve several of them."""
+
+    def __init__(self, axis: int | None = None, histogram: Histogram | None = None) -> None:
+        self.histogram = histogram or Histogram(axis)
+
+    def observe(self, values: np.ndarray) -> None:
+        """Takes in a float array. Raises ValueError at NaN or infinity."""
+        self.histogram.observe(values)

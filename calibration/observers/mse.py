@@ -3,21 +3,15 @@
 import numpy as np
 
 from calibration.observers import Range
-from calibration.observers.histogram import Histogram
+from calibration.observers.histogram import HistogramObserver
 from calibration.quantization import QuantizationScheme, parameters
 
 # Shares of the whole range that are tried for each end.
 SHARES = np.linspace(1.0, 0.1, 91)
 
 
-class Mse:
-    """See Observer. histogram: one that may serve several observers."""
-
-    def __init__(self, axis: int | None = None, histogram: Histogram | None = None) -> None:
-        self.histogram = histogram or Histogram(axis)
-
-    def observe(self, values: np.ndarray) -> None:
-        self.histogram.observe(values)
+class Mse(HistogramObserver):
+    """See Observer."""
 
     def range(self, scheme: QuantizationScheme) -> Range:
         lowest, highest = self.histogram.seen()

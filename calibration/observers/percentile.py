@@ -3,23 +3,20 @@
 import numpy as np
 
 from calibration.observers import Range
-from calibration.observers.histogram import BINS, HALF, Histogram
+from calibration.observers.histogram import BINS, HALF, Histogram, HistogramObserver
 from calibration.quantization import QuantizationScheme
 
 
-class Percentile:
-    """See Observer. histogram: one that may serve several observers.
+class Percentile(HistogramObserver):
+    """See Observer.
 
     percentile: the share of values, in percent, that lies below the high end, and above the low one. The ends are exact
     to the bin in which they fall, and never outside of what was seen.
     """
 
     def __init__(self, axis: int | None = None, percentile: float = 99.99, histogram: Histogram | None = None) -> None:
-        self.histogram = histogram or Histogram(axis)
+        super().__init__(axis, histogram)
         self.percentile = percentile
-
-    def observe(self, values: np.ndarray) -> None:
-        self.histogram.observe(values)
 
     def range(self, scheme: QuantizationScheme) -> Range:
         del scheme  # the same for every one

@@ -32,8 +32,8 @@ def _read_npz(path: Path) -> Table:
     columns: dict[str, np.ndarray] = {}
     name = ""
     try:
-        # Opened here: numpy leaves a file open that it finds to be no archive.
-        with zipfile.ZipFile(path), path.open("rb") as f, np.load(f, allow_pickle=False) as arrays:
+        # First as an archive: numpy would also take a single array, and leaves a file open that is neither.
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as arrays:
             for name in arrays.files:
                 columns[name] = arrays[name]
     except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:

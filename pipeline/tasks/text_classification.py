@@ -92,8 +92,9 @@ class TextClassification(Classification):
                 f"there is no {file}",
                 "save the tokenizer with AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
             )
+        content = json.dumps(_json(file))
         try:
-            tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_json(file)))
+            tokenizer = tokenizers.Tokenizer.from_str(content)
         except Exception as error:
             if type(error) is not Exception:  # tokenizers raises nothing more precise
                 raise

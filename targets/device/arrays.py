@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # What zipfile and numpy raise on bytes that are no archive, a wrong checksum, an encrypted or half-written member.
-BROKEN = (OSError, ValueError, EOFError, KeyError, SyntaxError, NotImplementedError, RuntimeError)
+# TypeError: of a single array, which is no archive.
+BROKEN = (OSError, ValueError, EOFError, KeyError, SyntaxError, NotImplementedError, RuntimeError, TypeError)
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:

@@ -97,6 +97,14 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, data):
     assert "golden.npz" in refusal(payload, manifest)
 
 
+def test_an_array_that_is_no_archive_is_refused(payload):
+    with (payload / "golden.npz").open("wb") as f:
+        np.save(f, np.zeros(3))
+    seal(payload)
+    with pytest.raises(BundleError, match=r"not readable as \.npz"):
+        read_golden(payload, verify(payload)[0])
+
+
 def test_an_output_that_the_model_lacks_is_named(payload):
     with np.load(payload / "golden.npz") as archive:
         logits = archive["output.logits"]
