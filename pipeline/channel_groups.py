@@ -73,8 +73,13 @@ class ChannelGraph:
             raise InputError(f"prune: the model cannot be traced: {error}", "leave prune out") from error
 
     def all_members(self) -> Iterable[list[Member]]:
-        """Every group with all of its channels, its root first."""
-        return [self._members(group) for group in self._graph.get_all_groups()]
+        """Every group with all of its channels, its root first. Raises InputError where it cannot be told what hangs
+        together, as behind a recurrent layer.
+        """
+        try:
+            return [self._members(group) for group in self._graph.get_all_groups()]
+        except CUT_ERRORS as error:
+            raise InputError(f"prune: the model's channels cannot be followed: {error}", "leave prune out") from error
 
     def members(self, root: str, channels: Iterable[int]) -> list[Member]:
         """The layers that some output channels of a layer reach."""

@@ -222,3 +222,19 @@ def test_unimportant_channels_go_first():
     cut(module, inputs, groups, cuts)
     with torch.no_grad(), warnings.catch_warnings():
         assert torch.allclose(module(inputs["pixel_values"]), expected, atol=1e-5)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv1d(8, 32, 3)
+        self.cells = nn.GRU(32, 32, batch_first=True)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x):
+        return self.head(self.cells(self.stem(x).transpose(1, 2))[0][:, -1])
+
+
+def test_a_recurrent_model_is_refused():
+    with pytest.raises(InputError, match="the model's channels cannot be followed"):
+        find_groups(Recurrent(), {"x": torch.randn(2, 8, 20)}, 8)
