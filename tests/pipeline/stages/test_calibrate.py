@@ -9,6 +9,7 @@ from pipeline.data import load_split
 from pipeline.recipe import DataSource
 from pipeline.stages.calibrate import Calibrate
 from targets.device.preprocess import preprocess
+from tests.pipeline.conftest import images
 
 
 def calibrate(make_work, task, data, source=None, name="calibrate", **settings) -> tuple[CalibrationSet, list[str]]:
@@ -41,8 +42,9 @@ def test_the_seed_decides_which(make_work, task, data):
 
 
 def test_data_of_its_own_is_taken_where_the_recipe_names_it(make_work, task, data, recipe_folder):
-    pixels = np.random.default_rng(9).integers(0, 256, (9, 12, 12, 1), dtype=np.uint8)
-    labels = np.array([0, 1] * 4 + [0])
+    some = images(40, 9)
+    two_classes = np.flatnonzero(some.labels < 2)[:9]
+    pixels, labels = some.columns["image"][two_classes], some.labels[two_classes]
     found, notes = calibrate(make_work, task, data, write_source(recipe_folder, pixels, labels), samples=16)
     assert np.array_equal(
         found.inputs["pixel_values"], preprocess(task.preprocessing(data), {"image": pixels})["pixel_values"]
