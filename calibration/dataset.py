@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, overload
@@ -50,6 +50,8 @@ class CalibrationSet:
     labels: class of each sample, [samples] int64.
     seed: of the choice; the same data and seed give the same set.
     preprocessing: the settings that made the inputs; None where they are not known.
+    wanted: how many samples are to set ranges, where the set is a pool to choose from by what a model makes of them; 0
+        where all are.
     """
 
     inputs: Mapping[str, np.ndarray]
@@ -57,6 +59,7 @@ class CalibrationSet:
     labels: np.ndarray
     seed: int
     preprocessing: Mapping[str, Any] | None = None
+    wanted: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -80,40 +83,28 @@ class CalibrationSet:
         parts = np.array_split(index, max(1, -(-len(index) // BLOCK)))
         blocks = ({name: mapped.rows(array, part) for name, array in self.inputs.items()} for part in parts)
         ids = tuple(self.ids[i] for i in index)
-        return write(folder, blocks, ids, self.labels[index], self.seed, self.preprocessing)
+        return replace(self, ids=ids, labels=self.labels[index], wanted=0).save(folder, blocks)
 
-    def save(self, folder: Path) -> None:
-        """Writes calibration.json, labels and one .npy an input, as `load` reads them."""
-        write(folder, self.feeds(BLOCK), self.ids, self.labels, self.seed, self.preprocessing)
+    def save(self, folder: Path, blocks: Iterable[Mapping[str, np.ndarray]] | None = None) -> "CalibrationSet":
+        """Writes calibration.json, labels and one .npy an input; returns the set as `load` does.
+
+        blocks: the inputs, in order and in the memory of one block, of a set that is being made; else its own are.
+        """
+        stream = iter(self.feeds(BLOCK) if blocks is None else blocks)
+        first = next(stream, {})
+        files = {name: f"input{position}.npy" for position, name in enumerate(first)}
+        mapped.write({name: folder / file for name, file in files.items()}, len(self), chain([first], stream))
+        np.save(folder / "labels.npy", self.labels, allow_pickle=False)
+        record = {"schema": 2, "seed": self.seed, "wanted": self.wanted, "ids": list(self.ids), "inputs": files}
+        (folder / "calibration.json").write_text(json.dumps(record | {"preprocessing": self.preprocessing}))
+        return self.load(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "CalibrationSet":
         record = json.loads((folder / "calibration.json").read_text())
         inputs = {name: mapped.load(folder / file) for name, file in record["inputs"].items()}
         labels = np.load(folder / "labels.npy", allow_pickle=False)
-        return cls(inputs, tuple(record["ids"]), labels, record["seed"], record["preprocessing"])
-
-
-def write(
-    folder: Path,
-    blocks: Iterable[Mapping[str, np.ndarray]],
-    ids: Sequence[str],
-    labels: np.ndarray,
-    seed: int,
-    preprocessing: Mapping[str, Any] | None = None,
-) -> CalibrationSet:
-    """Stores a set from blocks of its inputs, in order, in the memory of one block; returns it, memory-mapped.
-
-    The rest is as in CalibrationSet.
-    """
-    stream = iter(blocks)
-    first = next(stream, {})
-    files = {name: f"input{position}.npy" for position, name in enumerate(first)}
-    mapped.write({name: folder / file for name, file in files.items()}, len(ids), chain([first], stream))
-    np.save(folder / "labels.npy", labels, allow_pickle=False)
-    record = {"schema": 2, "seed": seed, "ids": list(ids), "inputs": files, "preprocessing": preprocessing}
-    (folder / "calibration.json").write_text(json.dumps(record))
-    return CalibrationSet.load(folder)
+        return cls(inputs, tuple(record["ids"]), labels, record["seed"], record["preprocessing"], record["wanted"])
 
 
 def choose_balanced(labels: np.ndarray, samples: int, seed: int) -> np.ndarray:

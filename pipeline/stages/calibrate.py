@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 # Of each split that the samples are held against.
 COMPARED = 512
+# Kept for each sample that is wanted: those which cover a model's ranges are chosen once the model is known.
+POOL = 4
+POOL_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Takes `samples` of the training split, or of data.calibration where the recipe names one, all classes alike.
+    """Takes a pool for `samples` of the training split, or of data.calibration where the recipe names one, all classes
+    alike; the quantize stage narrows it to `samples` by what the model makes of them (targets/onnx_coverage.py).
 
     Writes a CalibrationSet (calibration.json and an .npy file for each input), and audit.json with what the audit found
     worth saying.
@@ -56,8 +60,10 @@ class Calibrate:
         tokenizer: str | None,
     ) -> None:
         """Raises InputError where the samples are not fit to set ranges by (calibration/audit.py)."""
+        import numpy as np
+
         from calibration.audit import Reference, audit
-        from calibration.dataset import choose_balanced, write
+        from calibration.dataset import CalibrationSet, choose_balanced
         from pipeline.data import label_names, load_split
         from pipeline.loading import load_calibration
 
@@ -67,9 +73,12 @@ class Calibrate:
             folder = work.recipe_folder / tokenizer if tokenizer else None
             split = load_calibration(task, calibration_source, split, names, work.recipe_folder, folder)
         settings = task.preprocessing(data)
-        chosen = choose_balanced(split.labels, self.samples, self.seed)
-        ids = [sample.decode() for sample in split.ids[chosen]]
-        calibration = write(work.out, _inputs(split, chosen, settings), ids, split.labels[chosen], self.seed, settings)
+        one = sum(array.nbytes for block in _inputs(split, np.arange(1), settings) for array in block.values())
+        pool = max(self.samples, min(POOL * self.samples, POOL_BYTES // one))
+        chosen = choose_balanced(split.labels, pool, self.seed)
+        ids = tuple(sample.decode() for sample in split.ids[chosen])
+        calibration = CalibrationSet({}, ids, split.labels[chosen], self.seed, settings, min(self.samples, len(chosen)))
+        calibration = calibration.save(work.out, _inputs(split, chosen, settings))
         references: list[Reference] = []
         for name in ("validation", "test"):
             other = load_split(data, name)
@@ -78,11 +87,13 @@ class Calibrate:
         test_ids = [sample.decode() for sample in load_split(data, "test").ids]
         notes = audit(calibration, names, test_ids, references)
         if len(chosen) < self.samples:
-            notes.append(f"there are {len(chosen)} samples, {self.samples} were asked for")
+            found = f"there are {len(chosen)} samples, {self.samples} were asked for"
+            notes.append(f"{found}: what none of them reaches may be clipped")
         (work.out / "audit.json").write_text(
             json.dumps({"schema": 1, "notes": notes}, indent=1, ensure_ascii=False), "utf-8"
         )
-        work.progress(1.0, "; ".join([f"{len(chosen)} samples", *notes]))
+        said = f"{calibration.wanted} samples" + (f" of {len(chosen)}" if len(chosen) > calibration.wanted else "")
+        work.progress(1.0, "; ".join([said, *notes]))
 
 
 def _inputs(split: "Split", index: "np.ndarray", settings: "Mapping[str, Any]") -> "Iterable[dict[str, np.ndarray]]":
