@@ -20,7 +20,7 @@ def narrowed(graph_file: Path, pool: "CalibrationSet", folder: Path, *, covering
 
     covering: False takes as many by the seed alone, without running the graph.
     """
-    if len(pool) <= pool.wanted:
+    if not 0 < pool.wanted < len(pool):
         return pool
     chosen = (
         choose_covering(graph_file, pool, pool.wanted, pool.seed)
