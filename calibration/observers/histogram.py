@@ -17,12 +17,14 @@ class Histogram:
     w is the smallest with which the largest magnitude fits. Where a larger value comes, pairs of bins are added up:
     their edges stay edges, so the counts are those of all values on the last grid, whatever the order and the batching.
 
-    counts: [channels, BINS] int64. exponent: [channels], log2 of w. low, high: [channels] float64, exact.
+    counts: [channels, BINS] int64. sums: [channels, BINS] float64, of the values in each bin.
+    exponent: [channels], log2 of w. low, high: [channels] float64, exact.
     """
 
     def __init__(self, axis: int | None = None) -> None:
         self.axis = axis
         self.counts = np.zeros((0, BINS), np.int64)
+        self.sums = np.zeros((0, BINS))
         self.exponent = np.zeros(0, np.int64)
         self.low = np.zeros(0)
         self.high = np.zeros(0)
@@ -32,11 +34,14 @@ class Histogram:
         """Of a bin, [channels]."""
         return np.ldexp(1.0, self.exponent)
 
-    def centers(self, channel: int) -> np.ndarray:
-        """The middle of each bin, [BINS]; that of the bin which starts at zero is zero, which most of it holds."""
-        middle = (np.arange(BINS) - HALF + 0.5) * self.width[channel]
-        middle[HALF] = 0.0
-        return middle
+    def means(self, channel: int) -> tuple[np.ndarray, np.ndarray]:
+        """(mean of the values in each bin that has any, how many they are), [filled bins] each.
+
+        Values on a grid, such as pixels, are these means themselves, and the zeros of a ReLU are zero.
+        """
+        filled = np.flatnonzero(self.counts[channel])
+        counts = self.counts[channel][filled]
+        return self.sums[channel][filled] / counts, counts
 
     def observe(self, values: np.ndarray) -> None:
         """Takes in a float array. Raises ValueError at NaN or infinity."""
@@ -44,7 +49,7 @@ class Histogram:
             return
         rows = by_channel(values, self.axis)
         if not len(self.counts):
-            self.counts = np.zeros((len(rows), BINS), np.int64)
+            self.counts, self.sums = np.zeros((len(rows), BINS), np.int64), np.zeros((len(rows), BINS))
             self.exponent = np.full(len(rows), FINEST)
             self.low, self.high = np.full(len(rows), np.inf), np.full(len(rows), -np.inf)
         self.low, self.high = np.minimum(self.low, rows.min(axis=1)), np.maximum(self.high, rows.max(axis=1))
@@ -56,11 +61,13 @@ class Histogram:
         bins = np.floor(np.ldexp(rows, -self.exponent[:, None])).astype(np.int64) + HALF
         bins += np.arange(len(rows))[:, None] * BINS
         self.counts += np.bincount(bins.ravel(), minlength=self.counts.size).reshape(self.counts.shape)
+        self.sums += np.bincount(bins.ravel(), rows.ravel(), self.counts.size).reshape(self.counts.shape)
 
     def _widen(self, channel: int, doublings: int) -> None:
         moved = (np.arange(BINS) - HALF >> min(doublings, HALF_EXPONENT + 1)) + HALF
         merged = np.bincount(moved, weights=self.counts[channel], minlength=BINS)
         self.counts[channel] = merged.astype(np.int64)
+        self.sums[channel] = np.bincount(moved, weights=self.sums[channel], minlength=BINS)
         self.exponent[channel] += doublings
 
     def seen(self) -> Range:

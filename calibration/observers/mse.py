@@ -24,9 +24,7 @@ class Mse(HistogramObserver):
 
     def _best(self, channel: int, low: float, high: float, scheme: QuantizationScheme) -> tuple[float, float]:
         """Both ends together first, then each alone: an outlier is mostly at one."""
-        counts = self.histogram.counts[channel]
-        filled = np.flatnonzero(counts)
-        values, counts = self.histogram.centers(channel)[filled], counts[filled]
+        values, counts = self.histogram.means(channel)
         low, high = min(low, 0.0), max(high, 0.0)
 
         def best(lows: np.ndarray, highs: np.ndarray) -> tuple[float, float]:

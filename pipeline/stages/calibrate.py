@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COMPARED = 512
 # Kept for each sample that is wanted: those which cover a model's ranges are chosen once the model is known.
 POOL = 4
+LARGEST_POOL = 2048
 POOL_BYTES = 1 << 30
 
 
@@ -74,7 +75,7 @@ class Calibrate:
             split = load_calibration(task, calibration_source, split, names, work.recipe_folder, folder)
         settings = task.preprocessing(data)
         one = sum(array.nbytes for block in _inputs(split, np.arange(1), settings) for array in block.values())
-        pool = max(self.samples, min(POOL * self.samples, POOL_BYTES // one))
+        pool = max(self.samples, min(POOL * self.samples, LARGEST_POOL, POOL_BYTES // one))
         chosen = choose_balanced(split.labels, pool, self.seed)
         ids = tuple(sample.decode() for sample in split.ids[chosen])
         calibration = CalibrationSet({}, ids, split.labels[chosen], self.seed, settings, min(self.samples, len(chosen)))
