@@ -65,6 +65,9 @@ def sysroot() -> None:
         foreign = apt("arm64")
         for package in foreign.download(foreign.with_dependencies(list(LIBRARIES)), packages):
             run(["dpkg", "-x", str(package), str(root)])
+        # base-files has these, and much else.
+        for merged in ("bin", "lib", "sbin"):
+            (root / merged).symlink_to(f"usr/{merged}")
         for unused in ("usr/share/doc", "usr/share/man", "usr/share/locale"):
             shutil.rmtree(root / unused, ignore_errors=True)
         python = (root / "usr/bin/python3").readlink().name.removeprefix("python")

@@ -11,11 +11,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from targets.device.process import EMULATOR
 from targets.device.runners import runner_class, runner_names
 from targets.device.versions import installed_version
 
 MB = 1_000_000
+# Where this process is emulated: the command that emulates it, which a child has to be started by too.
+EMULATOR = "EDGEWRIGHT_EMULATOR"
 ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 # The flags that decide which kernels a neural network gets, oldest first.
 RELEVANT = (

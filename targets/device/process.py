@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from targets.device.errors import BY_EXIT_CODE, DeviceError, UnsuitedError, says_out_of_memory
+from targets.device.probe import EMULATOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Where this process is emulated: the command that emulates it, which a child has to be started by too.
-EMULATOR = "EDGEWRIGHT_EMULATOR"
 # The folder, or the device.pyz, that holds this package.
 ROOT = Path(__file__).resolve().parents[2]
 

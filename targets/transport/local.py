@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from targets.device.errors import BY_EXIT_CODE, DeviceError
-from targets.device.process import EMULATOR
+from targets.device.probe import EMULATOR
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -32,9 +32,8 @@ def matching(architecture: str, isa: Iterable[str]) -> str:
     for cpu, flags in PROCESSORS[architecture].items():
         if needed <= set(flags):
             return cpu
-    newest = list(PROCESSORS[architecture].values())[-1]
+    newest, flags = list(PROCESSORS[architecture].items())[-1]
     raise UnsupportedError(
-        f"qemu: it emulates no {architecture} processor with {', '.join(sorted(needed - set(newest))) or 'these flags'}",
-        "validate on the device, or name a processor that has less, such as "
-        f"qemu:{list(PROCESSORS[architecture])[-1]}, to see what it answers",
+        f"qemu: it emulates no {architecture} processor with {', '.join(sorted(needed - set(flags)))}",
+        f"validate on the device; --on qemu:{newest} shows what a processor without them answers",
     )

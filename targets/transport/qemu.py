@@ -16,8 +16,7 @@ from typing import Any
 from calibration.errors import InputError, UnsupportedError
 from targets.device.errors import DeviceError
 from targets.device.manifest import read_manifest
-from targets.device.probe import architecture
-from targets.device.process import EMULATOR
+from targets.device.probe import EMULATOR, architecture
 from targets.device.verify import find_payload
 from targets.device_pyz import build_device_pyz
 from targets.profile import load_profile, profile_names
