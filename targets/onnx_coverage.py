@@ -1,6 +1,5 @@
 """Which samples of a pool reach all over the ranges of a graph's activations."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,13 +8,19 @@ from calibration.dataset import choose_balanced
 from targets.onnx_ranges import activations
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+
     from calibration.dataset import CalibrationSet
 
 # Between the smallest and the largest low (and high) end that a tensor has on any sample of the pool.
 BINS = 16
 
 
-def narrowed(graph_file: Path, pool: "CalibrationSet", folder: Path, *, covering: bool = True) -> "CalibrationSet":
+def narrowed(
+    model: "onnx.ModelProto", pool: "CalibrationSet", folder: "Path", *, covering: bool = True
+) -> "CalibrationSet":
     """Of a pool the samples that are to set ranges, stored in an empty folder; a set that is no pool as it is.
 
     covering: False takes as many by the seed alone, without running the graph.
@@ -23,29 +28,29 @@ def narrowed(graph_file: Path, pool: "CalibrationSet", folder: Path, *, covering
     if not 0 < pool.wanted < len(pool):
         return pool
     chosen = (
-        choose_covering(graph_file, pool, pool.wanted, pool.seed)
+        choose_covering(model, pool, pool.wanted, pool.seed)
         if covering
         else choose_balanced(pool.labels, pool.wanted, pool.seed)
     )
     return pool.take(chosen, folder)
 
 
-def choose_covering(graph_file: Path, pool: "CalibrationSet", samples: int, seed: int) -> np.ndarray:
+def choose_covering(model: "onnx.ModelProto", pool: "CalibrationSet", samples: int, seed: int) -> np.ndarray:
     """Indices, sorted, of `samples` samples of the pool, with as equal a share of each class as the pool allows.
 
     They are chosen greedily, so that together the lowest and the highest value of every tensor fall into as many bins
     of their ranges as can be, and by the seed once a further sample would add no bin. The pool is run once, in the
     memory of one sample.
     """
-    return cover(extremes(graph_file, pool), pool.labels, samples, seed)
+    return cover(extremes(model, pool), pool.labels, samples, seed)
 
 
-def extremes(graph_file: Path, pool: "CalibrationSet") -> np.ndarray:
+def extremes(model: "onnx.ModelProto", pool: "CalibrationSet") -> np.ndarray:
     """[samples, ends] float64: the lowest and the highest value of each activation on each sample.
 
     A tensor that has NaN or infinity on any sample is left out: whoever observes its range refuses it by name.
     """
-    seen = activations(graph_file, pool, 1)
+    seen = activations(model, pool, 1)
     rows = [[end for a in values.values() if a.size for end in (a.min(), a.max())] for values in seen]
     ends = np.array(rows, np.float64)
     return ends[:, np.isfinite(ends).all(axis=0)]

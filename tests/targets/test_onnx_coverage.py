@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,15 +32,17 @@ def test_what_is_rare_is_chosen(tmp_path):
     far[[17, 42]] *= np.float32([9, 5]).reshape(2, 1, 1, 1)
     pool = replace(pool, inputs={name: far})
     for seed in range(5):
-        assert {17, 42} <= set(choose_covering(package.graph, pool, 8, seed).tolist())
+        assert {17, 42} <= set(choose_covering(onnx.load(package.graph), pool, 8, seed).tolist())
 
 
 def test_extremes_are_those_of_each_sample(tmp_path):
     package = transformer(tmp_path / "model")
     pool = calibration_of(package, 12)
-    found = extremes(package.graph, pool)
+    found = extremes(onnx.load(package.graph), pool)
     assert len(found) == 12
-    alone = next(activations(package.graph, replace(pool, inputs={k: v[5:] for k, v in pool.inputs.items()}), 1))
+    alone = next(
+        activations(onnx.load(package.graph), replace(pool, inputs={k: v[5:] for k, v in pool.inputs.items()}), 1)
+    )
     assert found[5].tolist() == [float(end) for array in alone.values() for end in (array.min(), array.max())]
 
 
@@ -49,11 +52,11 @@ def test_a_pool_is_narrowed_and_a_set_stays(tmp_path):
     for covering in (True, False):
         folder = tmp_path / f"covering-{covering}"
         folder.mkdir()
-        chosen = narrowed(package.graph, pool, folder, covering=covering)
+        chosen = narrowed(onnx.load(package.graph), pool, folder, covering=covering)
         assert (len(chosen), chosen.wanted, chosen.seed) == (12, 0, pool.seed)
         place = {name: row for row, name in enumerate(pool.ids)}
         rows = [place[name] for name in chosen.ids]
         assert np.array_equal(chosen.labels, pool.labels[rows])
         for name, array in pool.inputs.items():
             assert np.array_equal(chosen.inputs[name], array[rows])
-        assert narrowed(package.graph, chosen, tmp_path) is chosen
+        assert narrowed(onnx.load(package.graph), chosen, tmp_path) is chosen
