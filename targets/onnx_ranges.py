@@ -1,12 +1,13 @@
 """The ranges of an ONNX graph's activations on the calibration set, in one pass and in the memory of one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calibration.errors import UnsupportedError
 from calibration.observers.histogram import Histogram
+from calibration.quantization import LARGEST
 
 if TYPE_CHECKING:
     import onnx
@@ -20,19 +21,36 @@ OBSERVED_AT_ONCE = 16
 def observe(model: "onnx.ModelProto", calibration: "CalibrationSet") -> dict[str, Histogram]:
     """Tensor -> its values, for every float32 tensor that is computed from the inputs, and the inputs themselves.
 
-    Raises UnsupportedError naming the first tensor that has NaN or infinity on a calibration sample.
+    Raises UnsupportedError naming the first tensor that has NaN or infinity on a calibration sample, or a range wider
+    than float32 can tell.
     """
+    histograms: dict[str, Histogram] = {}
+    for values in activations(model, calibration, OBSERVED_AT_ONCE):
+        for name, array in values.items():
+            try:
+                histograms.setdefault(name, Histogram()).observe(array)
+            except ValueError as error:
+                raise UnsupportedError(
+                    f"tensor {name}: {error} on calibration samples", "look at what the model computes before it"
+                ) from error
+    for name, histogram in histograms.items():
+        (low,), (high,) = histogram.seen()
+        if high - low > LARGEST:
+            raise UnsupportedError(
+                f"tensor {name} goes from {low:.3g} to {high:.3g}: the width of that range is no float32",
+                "scale the model's inputs or weights down",
+            )
+    return histograms
+
+
+def activations(model: "onnx.ModelProto", calibration: "CalibrationSet", batch: int) -> Iterator[dict[str, np.ndarray]]:
+    """For each `batch` samples in order, tensor -> values of what `observe` looks at, inputs first."""
     inputs, computed = float_tensors(model)
     session = open_session(model, computed)
-    histograms = {name: Histogram() for name in (*inputs, *computed)}
-    for feed in calibration.feeds(OBSERVED_AT_ONCE):
-        values = dict(zip(computed, session.run(computed, feed), strict=True)) if computed else {}
-        for name, histogram in histograms.items():
-            try:
-                histogram.observe(np.asarray(values[name] if name in values else feed[name]))
-            except ValueError as error:
-                raise UnsupportedError(f"tensor {name}: {error} on calibration samples") from error
-    return histograms
+    for feed in calibration.feeds(batch):
+        found: list[Any] = session.run(computed, feed) if computed else []
+        given = {name: feed[name] for name in inputs}
+        yield given | {name: np.asarray(array) for name, array in zip(computed, found, strict=True)}
 
 
 def float_tensors(graph: "onnx.ModelProto") -> tuple[list[str], list[str]]:
@@ -50,7 +68,7 @@ def float_tensors(graph: "onnx.ModelProto") -> tuple[list[str], list[str]]:
     return inputs, [name for node in typed.node for name in node.output if name in floats]
 
 
-def answers(graph: "onnx.ModelProto", feeds: list[dict[str, np.ndarray]]) -> np.ndarray:
+def answers(graph: "onnx.ModelProto", feeds: Iterable[dict[str, np.ndarray]]) -> np.ndarray:
     """[samples, outputs] float64: all outputs of a graph, side by side."""
     session = _session(graph.SerializeToString())
     rows: list[np.ndarray] = []

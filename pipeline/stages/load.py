@@ -162,8 +162,10 @@ def _take_onnx(work: "Work", path: Path, batch: "dict[str, Any]", classes: int) 
 
     from pipeline.model import ModelRecord
     from pipeline.onnx_graph import conform, count_macs, count_parameters, read_graph, run_graph, session
+    from targets.onnx_quantized import refuse_quantized
 
     graph = read_graph(path)
+    refuse_quantized(graph, str(path))
     inputs = _shapes(batch)
     conform(graph, inputs, str(path))
     onnx.save(graph, work.out / "model.onnx")
