@@ -11,11 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from calibration.errors import UnsupportedError
+
 Attributes = Mapping[str, Any]
 Inputs = Sequence[Any]
 Operator = Callable[[Attributes, Inputs], Any]
 
 OLDEST_OPSET = 13
+
+
+def _given(inputs: Inputs, count: int) -> list[Any]:
+    """So many inputs, None for those that are left out at the end."""
+    return [*inputs, *[None] * (count - len(inputs))]
 
 
 def _elementwise(function: Callable[..., Tensor]) -> Operator:
@@ -45,7 +52,7 @@ def _padding(
 
 
 def _conv(a: Attributes, inputs: Inputs) -> Tensor:
-    x, w, b = (*inputs, None)[:3]
+    x, w, b = _given(inputs, 3)
     n = w.ndim - 2
     strides, dilations = a.get("strides", [1] * n), a.get("dilations", [1] * n)
     pads = _padding(a, x.shape[2:], w.shape[2:], strides, dilations)
@@ -74,7 +81,7 @@ def _average_pool(a: Attributes, inputs: Inputs) -> Tensor:
     [x] = inputs
     kernel, strides, dilations = _pool_settings(a)
     if a.get("ceil_mode", 0) or any(d != 1 for d in dilations):
-        raise NotImplementedError("ceil_mode or dilations of an AveragePool")
+        raise UnsupportedError("AveragePool with ceil_mode or dilations has no form that can be trained")
     function = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1]
     sums = function(_pads(a, x, kernel, strides, dilations), kernel, strides)
     if a.get("count_include_pad", 0):
@@ -84,7 +91,7 @@ def _average_pool(a: Attributes, inputs: Inputs) -> Tensor:
 
 
 def _gemm(a: Attributes, inputs: Inputs) -> Tensor:
-    x, w, c = (*inputs, None)[:3]
+    x, w, c = _given(inputs, 3)
     x = x.T if a.get("transA", 0) else x
     y = x @ (w.T if a.get("transB", 0) else w) * a.get("alpha", 1.0)
     return y if c is None else y + c * a.get("beta", 1.0)
@@ -140,18 +147,20 @@ def _transpose(a: Attributes, inputs: Inputs) -> Tensor:
 
 
 def _slice(_: Attributes, inputs: Inputs) -> Tensor:
-    x, starts, ends, axes, steps = (*inputs, None, None)[:5]
+    x, starts, ends, axes, steps = _given(inputs, 5)
     axes = list(range(len(starts))) if axes is None else axes.tolist()
     for axis, start, end, step in zip(
         axes, starts.tolist(), ends.tolist(), [1] * len(axes) if steps is None else steps.tolist(), strict=True
     ):
-        chosen = range(x.shape[axis])[slice(start, end, step) if step > 0 or end >= -x.shape[axis] else slice(start, None, step)]
+        chosen = range(x.shape[axis])[
+            slice(start, end, step) if step > 0 or end >= -x.shape[axis] else slice(start, None, step)
+        ]
         x = x.narrow(axis, chosen.start, len(chosen)) if step == 1 else x.index_select(axis, torch.tensor(chosen))
     return x
 
 
 def _split(a: Attributes, inputs: Inputs) -> tuple[Tensor, ...]:
-    x, sizes = (*inputs, None)[:2]
+    x, sizes = _given(inputs, 2)
     axis, count = a.get("axis", 0), a.get("num_outputs", a["outputs"])
     if sizes is not None:
         return x.split([int(s) for s in sizes], axis)
@@ -166,11 +175,11 @@ def _gather(a: Attributes, inputs: Inputs) -> Tensor:
 
 
 def _pad(a: Attributes, inputs: Inputs) -> Tensor:
-    x, pads, value, axes = (*inputs, None, None)[:4]
+    x, pads, value, axes = _given(inputs, 4)
     mode = a.get("mode", b"constant").decode()
     if mode != "constant":
-        raise NotImplementedError(f"Pad of mode {mode}")
-    by_axis = {d: (0, 0) for d in range(x.ndim)}
+        raise UnsupportedError(f"Pad of mode {mode} has no form that can be trained")
+    by_axis = dict.fromkeys(range(x.ndim), (0, 0))
     named = range(x.ndim) if axes is None else [int(axis) % x.ndim for axis in axes]
     half = len(pads) // 2
     by_axis |= {axis: (int(pads[i]), int(pads[half + i])) for i, axis in enumerate(named)}
@@ -179,12 +188,12 @@ def _pad(a: Attributes, inputs: Inputs) -> Tensor:
 
 
 def _clip(_: Attributes, inputs: Inputs) -> Tensor:
-    x, low, high = (*inputs, None, None)[:3]
+    x, low, high = _given(inputs, 3)
     return x.clamp(None if low is None else float(low), None if high is None else float(high))
 
 
 def _layer_normalization(a: Attributes, inputs: Inputs) -> Tensor:
-    x, scale, bias = (*inputs, None)[:3]
+    x, scale, bias = _given(inputs, 3)
     return F.layer_norm(x, x.shape[a.get("axis", -1) % x.ndim :], scale, bias, a.get("epsilon", 1e-5))
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from calibration.errors import UnsupportedError
 from pipeline.distillation import Distillation
 from pipeline.evaluate import answers
+from pipeline.model import run_model
 from pipeline.quantized_module import QuantizedModule
 from pipeline.training import predict
 from pipeline.training_settings import TrainingSettings
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from pipeline.stage import Work
     from pipeline.task import Task
 
-# Between what is trained and what the runtime executes only ties round otherwise, and that leaves far more of the signal
-# than quantization itself (20 to 30 dB). Below these bars the runtime computes something else.
+# Between what is trained and what the runtime executes only near ties round otherwise, which leaves more of the signal
+# than quantization itself does. Below these bars the runtime computes something else.
 LEAST_FIDELITY_DB = 30.0
 LEAST_LABEL_AGREEMENT = 0.99
 
@@ -82,11 +84,12 @@ def recover(
     min_drop: float,
     max_drop: float,
 ) -> Outcome:
-    """Trains a package that lost more than min_drop points; it is to be kept if it is then better, and within max_drop."""
+    """Trains a package that lost more than min_drop points; to be kept if it is then better, and within max_drop."""
+    if before.precision != "int8":
+        return Outcome(None, "not trained: what ships is not int8")
     try:
-        if before.precision != "int8":
-            raise UnsupportedError("what ships is not int8")
         module = QuantizedModule(read_graph(before))
+        run_model(module, lesson.validation.batch(torch.arange(1)))
     except UnsupportedError as error:
         return Outcome(None, f"not trained: {error.message}")
     untrained = runtime.figures(runtime.answers(before, "untrained"))["drop_points"]

@@ -164,12 +164,10 @@ class QuantizedGraph:
         whole = tensor.float() - shift
         if node.op_type == QUANTIZE:
             whole = integers.of(tensor / rounding.along(scale, tensor.ndim))
-        return Rounding(
-            node.input[1], per_channel, integers.keeping(whole, self._order_of_summing(node)), stored
-        )
+        return Rounding(node.input[1], per_channel, integers.keeping(whole, self._order_of_summing(node)), stored)
 
     def _product(self, node: onnx.NodeProto) -> tuple[str, str]:
-        """The scales of input and weights that the scale of an int32 bias is the product of, as the runtime takes it."""
+        """The scales of input and weights whose product the runtime takes for the scale of an int32 bias."""
         [reader, *others] = self.readers[node.output[0]]
         parts = [self.makers.get(name) for name in reader.input[:2]]
         if others or any(part is None or part.op_type != DEQUANTIZE for part in parts):
@@ -177,7 +175,9 @@ class QuantizedGraph:
         x, w = (part.input[1] for part in parts if part is not None)
         own, product = self.tensors[node.input[1]], self.tensors[x] * self.tensors[w]
         if not torch.allclose(own, product.expand_as(own), rtol=SCALE_TOLERANCE, atol=0.0):
-            raise UnsupportedError(f"{_named(node)} has a scale that is not that of the input times that of the weights")
+            raise UnsupportedError(
+                f"{_named(node)} has a scale that is not that of the input times that of the weights"
+            )
         return x, w
 
     def _order_of_summing(self, node: onnx.NodeProto) -> tuple[int, ...] | None:
@@ -222,7 +222,7 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     """A node's attributes, tensors and types as torch has them, and how many "outputs" it has."""
     found: dict[str, Any] = {"outputs": len(node.output)}
     for attribute in node.attribute:
-        value = helper.get_attribute_value(attribute)
+        value: Any = helper.get_attribute_value(attribute)
         if isinstance(value, onnx.TensorProto):
             value = torch.from_numpy(numpy_helper.to_array(value).copy())
         if node.op_type == "Cast" and attribute.name == "to":

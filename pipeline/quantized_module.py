@@ -1,8 +1,10 @@
 """A quantized ONNX graph as a torch module: what is trained is the graph that the runtime executes.
 
-Every node is executed by a torch function, and what the graph rounds is rounded at that very place. Weights and scales go
-back into the same graph by their names: there is no second description of the model that could disagree with the first.
+Every node is executed by a torch function, and what the graph rounds is rounded at that very place. Weights and scales
+go back into the same graph by their names: no second description of the model can disagree with the first.
 """
+
+from typing import Any
 
 import onnx
 import torch
@@ -14,8 +16,8 @@ from pipeline.fake_quantization import fake_quantize
 from pipeline.onnx_operators import OPERATORS
 from pipeline.quantized_graph import DEQUANTIZE, QuantizedGraph, Rounding
 
-# A scale trains as its first value x exp(GAIN x parameter): it stays positive, and a step changes it by a share of itself:
-# at the learning rate of weights that were trained before (2e-4), by 0.2% at most.
+# A scale trains as its first value x exp(GAIN x parameter): it stays positive, and a step changes it by a share of
+# itself: at the learning rate of weights that were trained before (2e-4), by 0.2% at most.
 GAIN = 10.0
 
 
@@ -55,7 +57,7 @@ class QuantizedModule(nn.Module):
         values = {**self._fixed, **trained, **dict(zip(graph.inputs, inputs, strict=True))}
         for node, attributes in zip(graph.nodes, graph.attributes, strict=True):
             rounding = graph.roundings.get(node.output[0])
-            taken = [values[name] if name else None for name in node.input]
+            taken: list[Any] = [values[name] if name else None for name in node.input]
             if rounding is not None:
                 x = taken[0]
                 values[node.output[0]] = fake_quantize(x, self._scale(rounding, trained, x.ndim), rounding.integers)

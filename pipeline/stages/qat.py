@@ -71,7 +71,9 @@ class Qat:
         from targets.target import ModelPackage
 
         if "onnx" in ModelRecord.load(model).source:
-            raise InputError("qat: a model that exists only as ONNX is not trained", "give its factory, or leave qat out")
+            raise InputError(
+                "qat: a model that exists only as ONNX is not trained", "give its factory, or leave qat out"
+            )
         choice = json.loads((package / "choice.json").read_text())
         trainable = choice.get("trainable")
         with tempfile.TemporaryDirectory(dir=work.scratch) as folder:

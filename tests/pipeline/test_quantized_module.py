@@ -71,7 +71,7 @@ def shaken(model: onnx.ModelProto, by: float = 0.03) -> QuantizedModule:
     with torch.no_grad():
         for parameter in module.parameters():
             size = parameter.abs().mean().clamp(min=0.1)
-            parameter += by * size * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(by * size * torch.randn(parameter.shape, generator=generator))
     return module
 
 
@@ -254,7 +254,9 @@ def test_an_operator_as_onnx_runtime_has_it(op, shape, reads, attributes):
     if then:
         nodes.append(helper.make_node("Cast", [end], ["cast"], to=TensorProto.FLOAT))
         end = "cast"
-    kind = {"Shape": TensorProto.INT64, "Range": TensorProto.INT64, "Cast": TensorProto.DOUBLE}.get(op, TensorProto.FLOAT)
+    kind = {"Shape": TensorProto.INT64, "Range": TensorProto.INT64, "Cast": TensorProto.DOUBLE}.get(
+        op, TensorProto.FLOAT
+    )
     graph = helper.make_graph(
         nodes,
         "one",

@@ -31,6 +31,7 @@ TARGET = OnnxruntimeCpu()
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, recipe_folder, task, data, teacher):
     """The float package, and what quantize would leave of its static and its dynamic route: name -> folder."""
+
     def work(name: str) -> Work:
         out = tmp_path_factory.mktemp(name)
         return Work(out, out, recipe_folder, nullcontext, lambda _fraction, _text: None)
@@ -68,7 +69,7 @@ def clipped(made, tmp_path) -> Path:
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.ndim == 0:
-                parameter += math.log(0.05) / GAIN
+                parameter.add_(math.log(0.2) / GAIN)
     onnx.save(module.graph(), folder / "model.onnx")
     return folder
 
