@@ -13,16 +13,19 @@ from calibration.errors import InputError
 from pipeline.data import load_split
 from pipeline.evaluate import answers
 from pipeline.quantized_module import GAIN, QuantizedModule
-from pipeline.recipe import Budget, Device, ModelSource
+from pipeline.recipe import Budget, Device, ModelSource, load_recipe
+from pipeline.run import build
 from pipeline.stage import Work
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.export import Export
 from pipeline.stages.load import Load
 from pipeline.stages.qat import Qat
+from pipeline.store import Store
 from targets.onnx_quantization import StaticScheme, dynamic, static
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
 from targets.target import ModelPackage
+from tests.pipeline.tiny import write_project
 
 HOST = Device(load_profile("host"), "onnxruntime-cpu", Budget())
 TARGET = OnnxruntimeCpu()
@@ -157,3 +160,20 @@ def test_a_model_that_exists_only_as_onnx_is_refused(run, made, make_work, task,
 def test_settings_that_make_no_sense_are_refused_by_name(setting):
     with pytest.raises(InputError, match=next(iter(setting))):
         Qat(**setting)
+
+
+@pytest.mark.slow
+def test_a_build_with_it(tmp_path):
+    recipe = write_project(tmp_path)
+    stages = "{quantize: {max_drop: 100, seconds: 0.3}}, {qat: {min_drop: 0, epochs: 1}}, {calibrate: {samples: 48}}"
+    text = recipe.read_text()
+    start, end = text.index("student:"), text.index("budget:")
+    recipe.write_text(
+        f"{text[:start]}stages: [{stages}, {{validate: {{seconds: 0.3, max_seconds: 0.3}}}}]\n{text[end:]}"
+    )
+    result = build(load_recipe(recipe, run_user_code=True), Store(tmp_path / "store"), tmp_path / "dist", quiet=True)
+    [report] = result.reports
+    assert result.exit_code == 0, report
+    stages = [stage["name"] for stage in report["stages"]]
+    assert stages.index("predict") < stages.index("quantize") < stages.index("qat") < stages.index("compile")
+    assert "trained: " in report["chosen"]["why"]
