@@ -82,8 +82,13 @@ def as_matrix(weights: np.ndarray) -> np.ndarray:
 
 def largest_pair(weights: np.ndarray) -> np.ndarray:
     """[n]: of [k, n] int8 weights, the largest sum of one sign within a pair. Above LARGEST_PAIR it can clip."""
+    return largest_in_pairs(weights).max(axis=0)
+
+
+def largest_in_pairs(weights: np.ndarray) -> np.ndarray:
+    """[pairs, n]: of [k, n] int8 weights, the larger sum of one sign in each pair, the last of an odd k alone."""
     even = weights if len(weights) % 2 == 0 else np.concatenate([weights, np.zeros_like(weights[:1])])
-    return _largest_pair(even.reshape(-1, 2, weights.shape[1]).transpose(1, 0, 2)).max(axis=0)
+    return _largest_pair(even.reshape(-1, 2, weights.shape[1]).transpose(1, 0, 2))
 
 
 def _largest_pair(pair: np.ndarray) -> np.ndarray:
