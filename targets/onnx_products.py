@@ -18,15 +18,15 @@ from calibration.saturation import LARGEST_PAIR, as_matrix, is_depthwise, larges
 if TYPE_CHECKING:
     import onnx
 
-# Operator -> positions of activations, weights, their scales, their zero points; -1: it has none, or makes its own.
+# Operator -> positions of activations, weights, their scales, their zero points, bias; -1: it has none, or makes it.
 OPERANDS = {
-    "QLinearConv": (0, 3, 1, 4, 2, 5),
-    "ConvInteger": (0, 1, -1, -1, 2, 3),
-    "QLinearMatMul": (0, 3, 1, 4, 2, 5),
-    "MatMulInteger": (0, 1, -1, -1, 2, 3),
-    "MatMulIntegerToFloat": (0, 1, 2, 3, 4, 5),
-    "DynamicQuantizeMatMul": (0, 1, -1, 2, -1, 3),
-    "QGemm": (0, 3, 1, 4, 2, 5),
+    "QLinearConv": (0, 3, 1, 4, 2, 5, 8),
+    "ConvInteger": (0, 1, -1, -1, 2, 3, -1),
+    "QLinearMatMul": (0, 3, 1, 4, 2, 5, -1),
+    "MatMulInteger": (0, 1, -1, -1, 2, 3, -1),
+    "MatMulIntegerToFloat": (0, 1, 2, 3, 4, 5, 6),
+    "DynamicQuantizeMatMul": (0, 1, -1, 2, -1, 3, 4),
+    "QGemm": (0, 3, 1, 4, 2, 5, 6),
 }
 CONVOLUTIONS = ("QLinearConv", "ConvInteger")
 # These, too, add up in pairs; no quantization route of ours makes them.
@@ -38,7 +38,7 @@ class Product:
     """An integer product of unsigned activations and signed weights in an optimized graph.
 
     node: its place in the graph. name: of the node. operator: a key of OPERANDS.
-    x, w, x_scale, w_scale, x_zero, w_zero: names of its operands; empty where it has none.
+    x, w, x_scale, w_scale, x_zero, w_zero, bias: names of its operands; empty where it has none.
     weights: int8, as stored; None where they are computed too.
     group: of a convolution. transposed: weights are [outputs, inputs].
     """
@@ -52,6 +52,7 @@ class Product:
     w_scale: str
     x_zero: str
     w_zero: str
+    bias: str
     weights: np.ndarray | None
     group: int = 1
     transposed: bool = False
@@ -59,11 +60,13 @@ class Product:
     @property
     def matrices(self) -> list[np.ndarray]:
         """The weights of each group as [k, outputs], in the order of summing."""
-        if self.weights is None:
-            return []
+        return [] if self.weights is None else self.in_order_of_summing(self.weights)
+
+    def in_order_of_summing(self, weights: np.ndarray) -> list[np.ndarray]:
+        """Of each group, [k, outputs] of weights in the shape of those stored."""
         if self.operator in CONVOLUTIONS:
-            return [as_matrix(part) for part in np.split(self.weights, self.group)]
-        return [self.weights.T if self.transposed else self.weights]
+            return [as_matrix(part) for part in np.split(weights, self.group)]
+        return [weights.T if self.transposed else weights]
 
     @property
     def output_axis(self) -> int:
@@ -72,7 +75,9 @@ class Product:
 
     @property
     def can_clip(self) -> np.ndarray:
-        """[outputs] bool: is there an input for which a pair is clipped?"""
+        """[outputs] bool: is there an input for which a pair is clipped? [1], true, of weights that are computed."""
+        if self.weights is None:
+            return np.ones(1, bool)
         return np.concatenate([largest_pair(matrix) > LARGEST_PAIR for matrix in self.matrices])
 
 
@@ -110,7 +115,7 @@ def products(graph: "onnx.ModelProto") -> list[Product]:
             raise UnsupportedError(f"node {node.name}: how {node.op_type} adds up without VNNI is not known")
         if node.op_type not in OPERANDS:
             continue
-        x, w, x_scale, w_scale, x_zero, w_zero = (_operand(node, place) for place in OPERANDS[node.op_type])
+        x, w, x_scale, w_scale, x_zero, w_zero, bias = (_operand(node, place) for place in OPERANDS[node.op_type])
         if x in signed or w not in signed:
             continue
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -121,7 +126,9 @@ def products(graph: "onnx.ModelProto") -> list[Product]:
         _check(node, weights)
         found.append(
             Product(
-                *(index, node.name, node.op_type, x, w, x_scale, w_scale, x_zero, w_zero, weights, group),
+                *(index, node.name, node.op_type, x, w, x_scale, w_scale, x_zero, w_zero, bias),
+                weights=weights,
+                group=group,
                 transposed=bool(attributes.get("transB", 0)),
             )
         )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RUN = {"optimization": "none"}
 # Weights of this type, which all such CPUs multiply exactly, stand for signed ones less this.
 OFFSET = 128
+# Where an operator that gives integers has the scale of these; the zero point follows it.
+OUTPUT_SCALE = {"QLinearConv": 6, "QLinearMatMul": 6, "QGemm": 7}
 COUNTS = ("clipped", "pairs", "changed", "outputs", "noise", "signal")
 
 
@@ -99,7 +101,7 @@ def saturating_layers(
     layers: list[SaturatingLayer] = []
     for product, row in zip(found, totals, strict=True):
         clipped, pairs, changed, outputs, noise, signal = row
-        channels = float(product.can_clip.mean()) if product.weights is not None else 1.0
+        channels = float(product.can_clip.mean())
         sqnr = 10 * np.log10(max(signal, 1e-30) / noise) if noise else np.inf
         layers.append(
             SaturatingLayer(
@@ -263,13 +265,9 @@ class _Surgery:
             self.nodes.append(_node("Identity", [sums], [out]))
             return
         inputs = list(node.input) + [""] * 10
-        y_scale, y_zero, bias = {
-            "QLinearConv": (inputs[6], inputs[7], inputs[8]),
-            "QLinearMatMul": (inputs[6], inputs[7], ""),
-            "QGemm": (inputs[7], inputs[8], inputs[6]),
-            "MatMulIntegerToFloat": ("", "", inputs[6]),
-            "DynamicQuantizeMatMul": ("", "", inputs[4]),
-        }[product.operator]
+        place = OUTPUT_SCALE.get(product.operator)
+        y_scale, y_zero = inputs[place : place + 2] if place else ("", "")
+        bias = product.bias
         factor = self.add("Mul", scale, product.w_scale)
         if product.operator == "QGemm":
             factor = self.add("Mul", factor, self.constant(np.float32(_attributes(node).get("alpha", 1.0))))
@@ -329,7 +327,7 @@ class _Surgery:
         self.counts.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [len(COUNTS)]))
 
     def _zero_of(self, node: "onnx.NodeProto", product: Product) -> str:
-        place = {"QLinearConv": 7, "QLinearMatMul": 7, "QGemm": 8}.get(product.operator, len(node.input))
+        place = OUTPUT_SCALE.get(product.operator, len(node.input)) + 1
         named = node.input[place] if place < len(node.input) else ""
         return named or self.constant(np.float32(0))
 
