@@ -82,8 +82,13 @@ def as_matrix(weights: np.ndarray) -> np.ndarray:
 
 def largest_pair(weights: np.ndarray) -> np.ndarray:
     """[n]: of [k, n] int8 weights, the largest sum of one sign within a pair. Above LARGEST_PAIR it can clip."""
+    return largest_in_pairs(weights).max(axis=0)
+
+
+def largest_in_pairs(weights: np.ndarray) -> np.ndarray:
+    """[pairs, n]: of [k, n] int8 weights, the larger sum of one sign in each pair, the last of an odd k alone."""
     even = weights if len(weights) % 2 == 0 else np.concatenate([weights, np.zeros_like(weights[:1])])
-    return _largest_pair(even.reshape(-1, 2, weights.shape[1]).transpose(1, 0, 2)).max(axis=0)
+    return _largest_pair(even.reshape(-1, 2, weights.shape[1]).transpose(1, 0, 2))
 
 
 def _largest_pair(pair: np.ndarray) -> np.ndarray:
@@ -91,16 +96,17 @@ def _largest_pair(pair: np.ndarray) -> np.ndarray:
     return np.maximum(np.maximum(wide, 0).sum(axis=0), -np.minimum(wide, 0).sum(axis=0))
 
 
-def safe_scales(weights: np.ndarray) -> np.ndarray:
+def safe_scales(weights: np.ndarray, finest: np.ndarray | None = None) -> np.ndarray:
     """[n] float32: the finest symmetric scale of each output channel with which no activation can clip a pair.
 
     weights: [k, n] float, in the order of summing. Where no pair is in danger it is the largest weight / 127; seven
     bits would make it twice that. The answers are then the same on every CPU.
+    finest: [n] scales to start from instead, where a quantizer has chosen some; larger weights it cut off.
     """
     largest = np.abs(weights).max(axis=0).astype(np.float64)
-    scales = np.where(largest > 0, largest / LARGEST_WEIGHT, 1.0)
+    scales = np.where(largest > 0, largest / LARGEST_WEIGHT, 1.0) if finest is None else finest.astype(np.float64)
     for _ in range(ROUNDS):
-        pairs = largest_pair(np.rint(weights / scales).astype(np.int32))
+        pairs = largest_pair(np.clip(np.rint(weights / scales), -LARGEST_WEIGHT - 1, LARGEST_WEIGHT).astype(np.int32))
         if (pairs <= LARGEST_PAIR).all():
             break
         scales = np.where(pairs > LARGEST_PAIR, scales * np.maximum(pairs / LARGEST_PAIR, 1 + 1e-3), scales)

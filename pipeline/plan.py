@@ -138,7 +138,7 @@ class _Chain:
             self.bind("load", "load student", gives="model", source_model=recipe.student)
         else:
             self.roles["model"] = self.roles["teacher"]
-        if any("logits" in stage.takes for _, stage in on_model):
+        if any("logits" in stage.takes for _, stage in middle):
             self.bind("predict")
         for name, stage in on_model:
             self.bind(name, stage=stage)

@@ -237,5 +237,9 @@ class RecipeReader:
                 self.add(at, f"{name!r} needs a model, and {packaged!r} before it gives an ONNX package: put it first")
             if getattr(stage, "needs_student", False) and student is None:
                 self.add(at, f"{name!r} teaches a student, and the recipe has no `student`")
-            if stage.gives == "model" and source is not None and source.onnx is not None:
+            follows = getattr(stage, "follows", None)
+            if follows is not None and follows not in [before for before_at, before, _ in stages if before_at < at]:
+                self.add(at, f"{name!r} goes on from {follows!r}: put {follows!r} before it")
+            trains = stage.gives == "model" or getattr(stage, "needs_torch", False)
+            if trains and source is not None and source.onnx is not None:
                 self.add(at, f"{name!r} needs a model that can be trained; this one comes as ONNX ({source.onnx})")

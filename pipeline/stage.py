@@ -33,6 +33,9 @@ class Stage(Protocol):
     distributions: the Python distributions whose versions change what it produces.
     revision: raised when a change of the code changes what it produces.
     needs_student: may be left out; True where it has nothing to do without a student in the recipe.
+    needs_torch: may be left out; True of a stage that works on the package and refuses a model that came as ONNX. All
+        that work on a model do.
+    follows: may be left out; the stage whose artifact it reads, which must come before it in a recipe.
 
     Called with its roles by name; raises EdgewrightError where it cannot do its part.
     """

@@ -1,5 +1,6 @@
 """Which samples of a pool reach all over the ranges of a graph's activations."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,8 +9,6 @@ from calibration.dataset import choose_balanced
 from targets.onnx_ranges import activations
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import onnx
 
     from calibration.dataset import CalibrationSet
@@ -19,7 +18,7 @@ BINS = 16
 
 
 def narrowed(
-    model: "onnx.ModelProto", pool: "CalibrationSet", folder: "Path", *, covering: bool = True
+    model: "onnx.ModelProto", pool: "CalibrationSet", folder: Path, *, covering: bool = True
 ) -> "CalibrationSet":
     """Of a pool the samples that are to set ranges, stored in an empty folder; a set that is no pool as it is.
 

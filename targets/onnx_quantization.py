@@ -22,6 +22,7 @@ from targets.onnx_equalization import equalized
 from targets.onnx_float import FloatGraph
 from targets.onnx_graph import fit, read_graph, refusing, write_package
 from targets.onnx_pairs import unsaturated_weights
+from targets.onnx_quantized import kept_float
 from targets.onnx_ranges import answers
 from targets.onnx_regions import kinds_of
 from targets.onnx_smoothing import smoothed
@@ -89,7 +90,7 @@ def static(name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabiliti
                     found.append(find(graph, scheme))
                 quantized = _quantized(found[0].model, found[0].ranges, scheme, in_float)
                 written = finished(graph.package, quantized, folder, "int8", reads)
-                noted = replace(written, notes=(found[0].note,))
+                noted = replace(written, notes=(found[0].note, *written.notes))
                 noted.save()
                 return noted
 
@@ -267,7 +268,11 @@ def finished(
     """The package of a graph that a quantizer wrote. Raises ValueError where it quantized nothing."""
     if not quantized_nodes(graph):
         raise ValueError("no operator of it can be quantized")
-    return write_package(package, fit(graph, reads.opset, reads.ir_version), folder, precision)
+    written = write_package(package, fit(graph, reads.opset, reads.ir_version), folder, precision)
+    left = kept_float(graph)
+    noted = replace(written, notes=(f"computed in float: {left}",) if left else ())
+    noted.save()
+    return noted
 
 
 def quantized_nodes(graph: "onnx.ModelProto") -> int:

@@ -65,6 +65,9 @@ class Quantize:
         from calibration.dataset import CalibrationSet
         from pipeline.data import load_split
         from pipeline.trials import Bench
+        from targets.calibration_fit import require_fitting
+        from targets.onnx_coverage import narrowed
+        from targets.onnx_graph import read_graph
         from targets.plugins import load
         from targets.target import ModelPackage
 
@@ -76,7 +79,12 @@ class Quantize:
             validation = load_split(data, "validation")
             bench = Bench(task, validation, target, route, able, float_package, Path(folder), self.max_drop)
             wanted = ("int8", "fp16") if self.dtype == "int8" else ("fp16",)
-            candidates = target.candidates(float_package, route.profile, CalibrationSet.load(calibration))
+            pool = CalibrationSet.load(calibration)
+            require_fitting(pool, float_package)
+            work.progress(0.0, "choosing calibration samples")
+            (chosen_samples := Path(folder) / "calibration").mkdir()
+            samples = narrowed(read_graph(float_package), pool, chosen_samples, covering=not self.fast)
+            candidates = target.candidates(float_package, route.profile, samples)
             offered = [c for c in candidates if c.precision in wanted and c.precision in able.precisions]
             if self.fast:
                 offered = [c.as_it_is() for c in offered[:1]]

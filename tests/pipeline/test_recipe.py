@@ -136,6 +136,20 @@ def test_what_is_left_out_has_its_default(folder):
     assert recipe.devices[0].budget == Budget()
 
 
+def test_what_trains_a_quantized_model_needs_one_and_a_model_that_can_be_trained(folder):
+    lines = [line for line in GOOD.splitlines() if line.startswith(("data", "task", "devices"))]
+    of_torch, of_onnx = (
+        "teacher: {factory: net.py:teacher, weights: teacher.safetensors}",
+        "teacher: {onnx: teacher.onnx}",
+    )
+    stages = [name for name, _ in load(folder, "\n".join([*lines, of_torch, "stages: [quantize, qat]"])).stages]
+    assert stages == ["quantize", "qat"]
+    for order in ("[qat]", "[qat, quantize]"):
+        assert "put 'quantize' before it" in refusal(folder, "\n".join([*lines, of_torch, f"stages: {order}"]))
+    message = refusal(folder, "\n".join([*lines, of_onnx, "stages: [quantize, qat]"]))
+    assert "'qat' needs a model that can be trained; this one comes as ONNX (teacher.onnx)" in message
+
+
 def test_devices_are_chosen_and_added(folder):
     recipe = load(folder, devices=["host", "board"])
     assert [device.name for device in recipe.devices] == ["host", "board"]

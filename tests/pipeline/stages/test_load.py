@@ -137,3 +137,25 @@ def test_onnx_with_weights_that_are_not_numbers_is_refused(make_work, task, data
     onnx.save(graph, recipe_folder / "bad.onnx")
     with pytest.raises(InputError, match=r"bad\.onnx: NaN or infinity in head\.weight"):
         load(make_work, task, data, ModelSource(onnx="bad.onnx"))
+
+
+def test_onnx_with_free_height_and_width_takes_the_datas(make_work, task, data, recipe_folder, teacher):
+    work = make_work("export")
+    Export()(work, task=task, data=data, model=teacher)
+    graph = onnx.load(work.out / "model.onnx")
+    for place, name in ((2, "height"), (3, "width")):
+        graph.graph.input[0].type.tensor_type.shape.dim[place].dim_param = name
+    onnx.save(graph, recipe_folder / "free.onnx")
+    out = load(make_work, task, data, ModelSource(onnx="free.onnx"))
+    shape = onnx.load(out / "model.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_value or d.dim_param for d in shape] == ["batch", 1, 12, 12]
+
+
+def test_onnx_that_is_quantized_already_is_refused_by_the_node(make_work, task, data, recipe_folder, teacher):
+    from onnxruntime.quantization import quantize_dynamic
+
+    work = make_work("export")
+    Export()(work, task=task, data=data, model=teacher)
+    quantize_dynamic(work.out / "model.onnx", recipe_folder / "int8.onnx")
+    with pytest.raises(InputError, match=r"int8\.onnx is quantized already: its node .* is DynamicQuantizeLinear"):
+        load(make_work, task, data, ModelSource(onnx="int8.onnx"))

@@ -1,0 +1,34 @@
+"""saturation_run.py FOLDER: every FOLDER/NAME.onnx on the samples of NAME.npz, one at a time; its outputs go to NAME.out.npz.
+
+Run under an emulator: it takes ONNX Runtime and NumPy, and nothing of ours. A NAME that ends in .raw is run unoptimized.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+
+def run(model: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    if model.stem.endswith(".raw"):
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with np.load(model.parent / f"{model.name.removesuffix('.onnx').removesuffix('.raw')}.npz") as arrays:
+        inputs = dict(arrays)
+    names = [output.name for output in session.get_outputs()]
+    answers: list[Any] = []
+    for sample in range(len(next(iter(inputs.values())))):
+        answers.append(session.run(names, {name: array[sample : sample + 1] for name, array in inputs.items()}))
+    # By place: names of tensors are no names of files.
+    stacked = {str(place): np.stack([answer[place] for answer in answers]) for place in range(len(names))}
+    np.savez(model.with_suffix(".out.npz"), **stacked)
+
+
+if __name__ == "__main__":
+    for path in sorted(Path(sys.argv[1]).glob("*.onnx")):
+        run(path)
