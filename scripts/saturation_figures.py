@@ -44,7 +44,8 @@ class QuantizedModel:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one model: how many 8-bit integers were compared, and the share that is equal; accuracies in percent.
+    """Of one model: how many 8-bit integers were compared, and the share that is equal, NaN where none
+    was (fused dynamic products keep theirs inside); accuracies in percent.
 
     predicted: by the emulation; there: of the graph that ships, on the emulated processor; exact: without clipping.
     """
@@ -103,7 +104,7 @@ def _agreement(model: QuantizedModel, there: Path, here: Path) -> Agreement:
         100 * float(model.correct(answers["0"].reshape(-1, *answers["0"].shape[2:])).mean())
         for answers in (emulated, shipped, exact)
     )
-    return Agreement(model.name, total, equal / total if total else 1.0, predicted, on_device, without)
+    return Agreement(model.name, total, equal / total if total else float("nan"), predicted, on_device, without)
 
 
 @dataclass(frozen=True)
