@@ -1,70 +1,90 @@
-"""How well the emulation of a CPU without VNNI agrees with such a CPU (QEMU's Haswell), and what repairing wins back."""
+"""How well the emulation of a CPU without VNNI agrees with one (QEMU's Haswell), and what repairing wins back."""
 
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
-from targets.onnx_products import integer_tensors, optimized
-from targets.onnx_saturation import without_vnni
+from targets.device.measure import block_size, interleave, ratio_interval
+from targets.device.runners import load_runner
+from targets.onnx_products import integer_tensors, optimized, products
+from targets.onnx_repair import rescaled, unsaturated
+from targets.onnx_saturation import RUN, saturating_layers, without_vnni
 from targets.transport.qemu import emulator
 
 RUNNER = Path(__file__).parent / "saturation_run.py"
 CPU = "Haswell"
+# Seven bits: all scales twice as coarse.
+SEVEN_BITS = 2.0
+FEEDS = 16
+WARM_UP = 5
 
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """inputs: name -> array, sample first. correct: of the first output's [samples, ...], of each whether it is right."""
+    """An 8-bit model made without regard to clipping.
+
+    inputs, calibration: name -> array, sample first. correct: first output [samples, ...] -> [samples] of 0 or 1.
+    floats: the weights before quantization, by name.
+    """
 
     name: str
     graph: onnx.ModelProto
     inputs: dict[str, np.ndarray]
     correct: Callable[[np.ndarray], np.ndarray]
+    calibration: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
+    floats: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """equal: share of all integers, of all integer tensors, that are the same. accuracy_points: predicted less real."""
+    """Of one model: how many 8-bit integers were compared, and the share that is equal, NaN where none
+    was (fused dynamic products keep theirs inside); accuracies in percent.
+
+    predicted: by the emulation; there: of the graph that ships, on the emulated processor; exact: without clipping.
+    """
 
     name: str
     integers: int
     equal: float
-    accuracy_points: float
-    accuracy: float
-    clipping_points: float
+    predicted: float
+    there: float
+    exact: float
 
 
 def emulator_against_qemu(models: Sequence[QuantizedModel]) -> list[Agreement]:
-    """One for each model. Every integer tensor is compared, end to end: both sides start from the model's inputs."""
+    """One for each model. Every 8-bit tensor is compared, end to end: both sides start from the model's inputs."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder, here = Path(scratch) / "there", Path(scratch) / "here"
-        folder.mkdir()
-        here.mkdir()
-        watched: dict[str, list[str]] = {}
+        there, here = Path(scratch) / "there", Path(scratch) / "here"
+        for folder in (there, here):
+            folder.mkdir()
+            for index, model in enumerate(models):
+                np.savez(folder / f"{index}.npz", **_arrays(model.inputs))
         for index, model in enumerate(models):
-            plan = optimized(model.graph)
-            watched[model.name] = integer_tensors(plan)
-            _with_outputs(plan, watched[model.name])
-            onnx.save(model.graph, folder / f"{index}.onnx")
-            onnx.save(plan, folder / f"{index}.raw.onnx")
-            emulated = without_vnni(model.graph)
-            _with_outputs(emulated, watched[model.name])
-            onnx.save(emulated, here / f"{index}.raw.onnx")
-            onnx.save(model.graph, here / f"{index}.onnx")
-            for place in (folder, here):
-                np.savez(place / f"{index}.npz", **model.inputs)
-        subprocess.run([*emulator(CPU), sys.executable, RUNNER, folder], check=True)
+            executed = optimized(model.graph)
+            watched = integer_tensors(executed)
+            onnx.save(model.graph, there / f"{index}.onnx")
+            for folder, name, graph in (
+                (there, f"{index}.raw.onnx", executed),
+                (here, f"{index}.raw.onnx", without_vnni(model.graph)),
+                (here, f"{index}-exact.raw.onnx", without_vnni(model.graph, layers=())),
+            ):
+                _with_outputs(graph, watched)
+                onnx.save(graph, folder / name)
+            np.savez(here / f"{index}-exact.npz", **_arrays(model.inputs))
+        subprocess.run([*emulator(CPU), sys.executable, RUNNER, there], check=True, stderr=subprocess.DEVNULL)
         subprocess.run([sys.executable, RUNNER, here], check=True)
-        return [
-            _compared(model, *(Path(place) / f"{index}" for place in (folder, here)))
-            for index, model in enumerate(models)
-        ]
+        return [_agreement(model, there / str(index), here / str(index)) for index, model in enumerate(models)]
+
+
+def _arrays(inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    return dict(inputs)
 
 
 def _with_outputs(model: onnx.ModelProto, names: list[str]) -> None:
@@ -72,25 +92,106 @@ def _with_outputs(model: onnx.ModelProto, names: list[str]) -> None:
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in known)
 
 
-def _compared(model: QuantizedModel, there: Path, here: Path) -> Agreement:
-    real, emulated, shipped, native = (
-        dict(np.load(f"{path}.out.npz")) for path in (f"{there}.raw", f"{here}.raw", there, here)
+def _agreement(model: QuantizedModel, there: Path, here: Path) -> Agreement:
+    real, emulated, exact, shipped = (
+        dict(np.load(f"{name}.out.npz")) for name in (f"{there}.raw", f"{here}.raw", f"{here}-exact.raw", f"{there}")
     )
-    equal = integers = 0
-    for place, array in real.items():
-        if array.dtype.kind in "iu":
-            equal += int((array == emulated[place]).sum())
-            integers += array.size
-
-    def accuracy(outputs: np.ndarray) -> float:
-        return 100 * float(model.correct(outputs.reshape(-1, *outputs.shape[2:])).mean())
-
-    on_device = accuracy(shipped["0"])
-    return Agreement(
-        model.name,
-        integers,
-        equal / max(integers, 1),
-        accuracy(emulated["0"]) - on_device,
-        on_device,
-        accuracy(native["0"]) - on_device,
+    integers = {place: array for place, array in real.items() if array.dtype.kind in "iu"}
+    total = sum(array.size for array in integers.values())
+    equal = sum(int((array == emulated[place]).sum()) for place, array in integers.items())
+    # Each sample was asked for alone: [samples, 1, ...].
+    predicted, on_device, without = (
+        100 * float(model.correct(answers["0"].reshape(-1, *answers["0"].shape[2:])).mean())
+        for answers in (emulated, shipped, exact)
     )
+    return Agreement(model.name, total, equal / total if total else float("nan"), predicted, on_device, without)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Of one model and one way to keep it from clipping; accuracies in percent, noise as SQNR against exact 8 bits.
+
+    layers: how many of those that are summed in pairs were changed. there: on a CPU without VNNI; elsewhere: with it.
+    sqnr_db: of the answers on a CPU without VNNI, against those of the unrepaired model on one with it.
+    won_back: of the accuracy that clipping costs, the share; NaN where it costs none.
+    latency: time over that of seven bits everywhere, {value, low95, high95}: 1 is as fast.
+    """
+
+    model: str
+    how: str
+    layers: int
+    there: float
+    elsewhere: float
+    sqnr_db: float
+    won_back: float
+    latency: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def selective_repair(models: Sequence[QuantizedModel], seconds: float = 2.0) -> list[Repair]:
+    """Rows of each model: none, seven_bits, pairs, pairs_where_clipped (on the calibration samples).
+
+    seconds: that each model's repairs are timed for, in turn; 0 for not at all.
+    """
+    rows: list[Repair] = []
+    for model in models:
+        summed = [product.name for product in products(optimized(model.graph))]
+        calibration = model.calibration or model.inputs
+        clipped = [layer.node for layer in saturating_layers(model.graph, [calibration]) if layer.clipped]
+        ways = {
+            "none": (0, model.graph),
+            "seven_bits": (len(summed), rescaled(model.graph, dict.fromkeys(summed, SEVEN_BITS))),
+            "pairs": (len(summed), unsaturated(model.graph, floats=model.floats)),
+            "pairs_where_clipped": (len(clipped), unsaturated(model.graph, clipped, model.floats)),
+        }
+        exact = _answers(without_vnni(model.graph, layers=()), model.inputs)
+        scores: dict[str, tuple[np.ndarray, np.ndarray]] = {
+            how: (_answers(without_vnni(graph), model.inputs), _answers(without_vnni(graph, layers=()), model.inputs))
+            for how, (_, graph) in ways.items()
+        }
+        best, worst = _percent(model, exact), _percent(model, scores["none"][0])
+        latencies = _latencies({how: graph for how, (_, graph) in ways.items()}, model.inputs, seconds)
+        for how, (layers, _) in ways.items():
+            there, elsewhere = scores[how]
+            noise, signal = float(((there - exact) ** 2).sum()), float((exact**2).sum())
+            rows.append(
+                Repair(
+                    *(model.name, how, layers, _percent(model, there), _percent(model, elsewhere)),
+                    sqnr_db=10 * float(np.log10(signal / noise)) if noise else float("inf"),
+                    won_back=(_percent(model, there) - worst) / (best - worst) if best > worst else float("nan"),
+                    latency=latencies.get(how, {}),
+                )
+            )
+    return rows
+
+
+def _percent(model: QuantizedModel, answers: np.ndarray) -> float:
+    return 100 * float(model.correct(answers).mean())
+
+
+def _answers(graph: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The first output, each sample asked for alone."""
+    with tempfile.TemporaryDirectory() as scratch:
+        onnx.save(graph, Path(scratch) / "model.onnx")
+        runner = load_runner("onnxruntime_cpu", Path(scratch), ["model.onnx"], {"threads": 1, **RUN})
+    return np.concatenate([next(iter(runner.run(feed).values())) for feed in _samples(inputs)])
+
+
+def _latencies(
+    graphs: Mapping[str, onnx.ModelProto], inputs: Mapping[str, np.ndarray], seconds: float
+) -> dict[str, dict[str, float]]:
+    if not seconds:
+        return {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for how, graph in graphs.items():
+            onnx.save(graph, Path(scratch) / f"{how}.onnx")
+        options = {"threads": 1, "optimization": "all"}
+        runners = [load_runner("onnxruntime_cpu", Path(scratch), [f"{how}.onnx"], options) for how in graphs]
+    feeds = _samples(inputs)[:FEEDS]
+    taken = interleave(runners, feeds, seconds=seconds, block=block_size(runners, feeds), warmup=WARM_UP)
+    reference = taken[list(graphs).index("seven_bits")]
+    return {how: ratio_interval(times, reference) for how, times in zip(graphs, taken, strict=True)}
+
+
+def _samples(inputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    count = len(next(iter(inputs.values())))
+    return [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]

@@ -1,6 +1,6 @@
-"""saturation_run.py FOLDER: every FOLDER/NAME.onnx on the samples of NAME.npz, one at a time; its outputs go to NAME.out.npz.
+"""saturation_run.py FOLDER: every FOLDER/NAME.onnx on the samples of NAME.npz, one at a time, into NAME.out.npz.
 
-Run under an emulator: it takes ONNX Runtime and NumPy, and nothing of ours. A NAME that ends in .raw is run unoptimized.
+It is run under an emulator and takes ONNX Runtime and NumPy, nothing of ours. NAME.raw.onnx is run unoptimized.
 """
 
 import sys
@@ -21,11 +21,12 @@ def run(model: Path) -> None:
     with np.load(model.parent / f"{model.name.removesuffix('.onnx').removesuffix('.raw')}.npz") as arrays:
         inputs = dict(arrays)
     names = [output.name for output in session.get_outputs()]
-    answers: list[Any] = []
-    for sample in range(len(next(iter(inputs.values())))):
-        answers.append(session.run(names, {name: array[sample : sample + 1] for name, array in inputs.items()}))
+    samples = range(len(next(iter(inputs.values()))))
+    answers: list[Any] = [session.run(names, {k: array[i : i + 1] for k, array in inputs.items()}) for i in samples]
     # By place: names of tensors are no names of files.
-    stacked = {str(place): np.stack([answer[place] for answer in answers]) for place in range(len(names))}
+    stacked: dict[str, Any] = {
+        str(place): np.stack([answer[place] for answer in answers]) for place in range(len(names))
+    }
     np.savez(model.with_suffix(".out.npz"), **stacked)
 
 

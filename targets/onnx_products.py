@@ -18,17 +18,16 @@ from calibration.saturation import LARGEST_PAIR, as_matrix, is_depthwise, larges
 if TYPE_CHECKING:
     import onnx
 
+# ConvInteger is not among them: it takes the weights as the first matrix, and signed by unsigned is exact.
 # Operator -> positions of activations, weights, their scales, their zero points, bias; -1: it has none, or makes it.
 OPERANDS = {
     "QLinearConv": (0, 3, 1, 4, 2, 5, 8),
-    "ConvInteger": (0, 1, -1, -1, 2, 3, -1),
     "QLinearMatMul": (0, 3, 1, 4, 2, 5, -1),
     "MatMulInteger": (0, 1, -1, -1, 2, 3, -1),
     "MatMulIntegerToFloat": (0, 1, 2, 3, 4, 5, 6),
     "DynamicQuantizeMatMul": (0, 1, -1, 2, -1, 3, 4),
     "QGemm": (0, 3, 1, 4, 2, 5, 6),
 }
-CONVOLUTIONS = ("QLinearConv", "ConvInteger")
 # These, too, add up in pairs; no quantization route of ours makes them.
 UNKNOWN = ("QAttention", "DynamicQuantizeLSTM", "QOrderedMatMul", "MatMulIntegerToFloat16")
 
@@ -58,20 +57,25 @@ class Product:
     transposed: bool = False
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the stored weights; empty where they are computed."""
+        return () if self.weights is None else self.weights.shape
+
+    @property
     def matrices(self) -> list[np.ndarray]:
         """The weights of each group as [k, outputs], in the order of summing."""
         return [] if self.weights is None else self.in_order_of_summing(self.weights)
 
     def in_order_of_summing(self, weights: np.ndarray) -> list[np.ndarray]:
         """Of each group, [k, outputs] of weights in the shape of those stored."""
-        if self.operator in CONVOLUTIONS:
+        if self.operator == "QLinearConv":
             return [as_matrix(part) for part in np.split(weights, self.group)]
         return [weights.T if self.transposed else weights]
 
     @property
     def output_axis(self) -> int:
         """Of the stored weights: the axis of output channels."""
-        return 0 if self.operator in CONVOLUTIONS or self.transposed else 1
+        return 0 if self.operator == "QLinearConv" or self.transposed else 1
 
     @property
     def can_clip(self) -> np.ndarray:
@@ -121,7 +125,7 @@ def products(graph: "onnx.ModelProto") -> list[Product]:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         weights = onnx.numpy_helper.to_array(arrays[w]) if w in arrays else None
         group = attributes.get("group", 1)
-        if node.op_type in CONVOLUTIONS and weights is not None and is_depthwise(weights, group):
+        if node.op_type == "QLinearConv" and weights is not None and is_depthwise(weights, group):
             continue
         _check(node, weights)
         found.append(
@@ -154,7 +158,7 @@ def integer_tensors(graph: "onnx.ModelProto") -> list[str]:
 def _check(node: "onnx.NodeProto", weights: np.ndarray | None) -> None:
     if weights is None and node.op_type not in ("QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat"):
         raise UnsupportedError(f"node {node.name}: weights of {node.op_type} that are computed are not known to sum")
-    if weights is not None and node.op_type not in CONVOLUTIONS and weights.ndim != 2:
+    if weights is not None and node.op_type != "QLinearConv" and weights.ndim != 2:
         raise UnsupportedError(f"node {node.name}: weights of {node.op_type} have {weights.ndim} axes, not 2")
 
 

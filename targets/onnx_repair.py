@@ -32,9 +32,9 @@ def unsaturated(
     floats: the weights before quantization, by name; where they are known they are rounded once, not twice.
     Raises UnsupportedError naming a layer whose weights cannot be told from the graph.
     """
-    scales: dict[str, np.ndarray] = {}
     repaired = _copy(graph)
     # A weight that two layers read in another order may need a second look: what is safe for one may not be for both.
+    found: list[Product] = []
     for _ in range(3):
         found = [p for p in products(optimized(repaired)) if p.can_clip.any() and (layers is None or p.name in layers)]
         # Of two computed operands no scale can be changed.
@@ -43,8 +43,8 @@ def unsaturated(
             break
         for product in found:
             tensors = _Tensors(repaired, product)
-            scales[product.name] = safe_scales_of(product, tensors.weights(floats or {}), tensors.scale)
-            tensors.write(scales[product.name], floats or {})
+            scale = safe_scales_of(product, tensors.weights(floats or {}), tensors.scale)
+            tensors.write(scale, floats or {})
     else:
         raise UnsupportedError(f"the weights of {found[0].name} cannot be made safe")
     return repaired

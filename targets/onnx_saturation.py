@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.saturation import HIGHEST, LARGEST_PAIR, LOWEST, largest_in_pairs
-from targets.onnx_products import CONVOLUTIONS, Product, optimized, products
+from targets.onnx_products import Product, optimized, products
 
 if TYPE_CHECKING:
     import onnx
@@ -116,7 +116,7 @@ def saturating_layers(graph: "onnx.ModelProto", feeds: Iterable[Mapping[str, np.
 
 @dataclass(frozen=True)
 class _Risky:
-    """The pairs that can clip: [pairs] each. Rows of the [k, outputs] weights, the weights there, the output channel."""
+    """The pairs that can clip: [pairs] each. Rows of the [k, outputs] weights, the weights there, the output."""
 
     first: np.ndarray
     second: np.ndarray
@@ -172,7 +172,7 @@ class _Surgery:
             wide = self.add("Add", self.add("Cast", product.w, to=6), self.constant(np.int32(OFFSET)))
             return self.add("MatMulInteger", x, self.add("Cast", wide, to=2), zero, middle)
         weights = (product.weights.astype(np.int16) + OFFSET).astype(np.uint8)
-        if product.operator in CONVOLUTIONS:
+        if product.operator == "QLinearConv":
             return self.add("ConvInteger", x, self.constant(weights), zero, middle, **_window(node))
         x = self._rows(node, x)
         weights = weights.T if product.transposed else weights
@@ -191,7 +191,7 @@ class _Surgery:
         risky = _risky_pairs(product)
         if not len(risky.first):
             return ""
-        if product.operator in CONVOLUTIONS:
+        if product.operator == "QLinearConv":
             values, axis = self._columns(node, product, x, zero), 1
             shape = (-1, *([1] * (product.weights.ndim - 2)))
         else:
@@ -231,8 +231,7 @@ class _Surgery:
         Each place of the kernel is taken by a convolution that has a single 1 there. Zero is padding for those, so the
         zero point is taken off first and put back.
         """
-        assert product.weights is not None
-        out, depth, *kernel = product.weights.shape
+        depth, *kernel = product.shape[1:]
         zero_point = self.add("Cast", zero, to=1) if zero else self.constant(np.float32(0))
         centred = self.add("Sub", self.add("Cast", x, to=1), zero_point)
         places, channels = int(np.prod(kernel)), depth * product.group
@@ -252,7 +251,7 @@ class _Surgery:
             output = _risky_pairs(product).output
             outputs = product.weights.shape[product.output_axis]
             belongs = (output[:, None] == np.arange(outputs)).astype(np.float32)
-            if product.operator in CONVOLUTIONS:
+            if product.operator == "QLinearConv":
                 kernel = belongs.T.reshape(outputs, -1, *([1] * (product.weights.ndim - 2)))
                 summed = self.add("Conv", over, self.constant(kernel))
             else:
@@ -261,7 +260,7 @@ class _Surgery:
 
     def _finish(self, node: "onnx.NodeProto", product: Product, sums: str, scale: str, out: str) -> None:
         """From sums to what the node gives: with bias, scale and rounding in the kernels' order, in float32."""
-        if product.operator in ("MatMulInteger", "ConvInteger"):
+        if product.operator == "MatMulInteger":
             self.nodes.append(_node("Identity", [sums], [out]))
             return
         inputs = list(node.input) + [""] * 10
@@ -275,8 +274,7 @@ class _Surgery:
             factor = self.add("Div", factor, y_scale)
         integer_bias = product.operator in ("QLinearConv", "QGemm")
         if product.operator == "QLinearConv":
-            assert product.weights is not None
-            shape = self.constant(np.array([-1, *([1] * (product.weights.ndim - 2))]))
+            shape = self.constant(np.array([-1, *([1] * (len(product.shape) - 2))]))
             factor = self.add("Reshape", factor, shape)
             bias = self.add("Reshape", bias, shape) if bias else ""
         if bias and integer_bias:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,7 +37,8 @@ class Readings(CalibrationDataReader):
         self.feeds = iter([{"x": x}])
 
     def get_next(self):
-        return next(self.feeds, None)
+        feed: Any = next(self.feeds, None)
+        return feed
 
 
 def network():
@@ -98,7 +100,7 @@ def answers(model, feed, *, raw=True):
     if raw:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, feed)[0]
+    return np.asarray(session.run(None, feed)[0])
 
 
 @pytest.fixture(scope="module")
@@ -117,30 +119,47 @@ def models(tmp_path_factory):
         ):
             quantize_static(
                 *(folder / "float.onnx", folder / f"{name}.onnx", Readings(x)),
-                **{"quant_format": form, "per_channel": name != "per_tensor"},
-                **{"activation_type": activations, "weight_type": signed},
+                quant_format=form,
+                per_channel=name != "per_tensor",
+                activation_type=activations,
+                weight_type=signed,
             )
         matrices = ["MatMul", "Gemm"]
         quantize_dynamic(folder / "float.onnx", folder / "dynamic.onnx", matrices, per_channel=True, weight_type=signed)
     return {name: onnx.load(folder / f"{name}.onnx") for name in QUANTIZED}, x
 
 
+def whole_convolution():
+    """ConvInteger of signed weights, whose kernel takes them as the first matrix."""
+    weights = np.random.default_rng(5).integers(-128, 128, (8, 6, 3, 3)).astype(np.int8)
+    node = helper.make_node("ConvInteger", ["x", "w"], ["y"], "whole")
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.UINT8, [2, 6, 7, 7]),
+        helper.make_tensor_value_info("y", TensorProto.INT32, [2, 8, 5, 5]),
+    ]
+    graph = helper.make_graph([node], "whole", ends[:1], ends[1:], [numpy_helper.from_array(weights, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
 @pytest.fixture(scope="module")
 def haswell(models, tmp_path_factory):
-    """Name -> first output of the graph that ships, on a Haswell; and the feed of attention."""
+    """Name -> first output of the graph that ships, on a Haswell; and name -> feed of those that are made by hand."""
     folder = tmp_path_factory.mktemp("haswell")
     graphs, x = models
     rng = np.random.default_rng(3)
-    feed = {
-        "x": rng.integers(128, 256, (2, 3, 5, 9)).astype(np.uint8),
-        "f": rng.choice([-1, 1, 1, 1], (2, 3, 9, 4)).astype(np.float32),
+    feeds = {
+        "attention": {
+            "x": rng.integers(128, 256, (2, 3, 5, 9)).astype(np.uint8),
+            "f": rng.choice([-1, 1, 1, 1], (2, 3, 9, 4)).astype(np.float32),
+        },
+        "whole": {"x": rng.integers(0, 256, (2, 6, 7, 7)).astype(np.uint8)},
     }
-    for name, graph in (graphs | {"attention": attention()}).items():
+    for name, graph in (graphs | {"attention": attention(), "whole": whole_convolution()}).items():
         onnx.save(graph, folder / f"{name}.onnx")
-        np.savez(folder / f"{name}.npz", **(feed if name == "attention" else {"x": x}))
+        np.savez(folder / f"{name}.npz", **feeds.get(name, {"x": x}))
     script = run.__globals__["__file__"]
     subprocess.run([*emulator("Haswell"), sys.executable, script, folder], check=True, capture_output=True)
-    return {name: np.load(folder / f"{name}.npy") for name in (*graphs, "attention")}, feed
+    return {name: np.load(folder / f"{name}.npy") for name in (*graphs, *feeds)}, feeds
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -161,7 +180,7 @@ def test_it_gives_the_answers_of_this_processor(models, name):
 
 
 def test_products_of_computed_operands_clip_too(haswell):
-    given, feed = haswell
+    given, feed = haswell[0], haswell[1]["attention"]
     assert (answers(without_vnni(attention()), feed) == given["attention"]).all()
     assert (answers(without_vnni(attention(), layers=()), feed) != given["attention"]).mean() > 0.5
     (layer,) = saturating_layers(attention(), [feed])
@@ -169,9 +188,17 @@ def test_products_of_computed_operands_clip_too(haswell):
     assert 0 < layer.clipped < 1
 
 
+def test_a_product_whose_weights_come_first_is_exact(haswell):
+    given, feeds = haswell
+    assert products(optimized(whole_convolution())) == []
+    weights = numpy_helper.to_array(whole_convolution().graph.initializer[0]).astype(int)
+    windows = np.lib.stride_tricks.sliding_window_view(feeds["whole"]["x"].astype(int), (3, 3), (2, 3))
+    assert (np.einsum("nchwrs,ocrs->nohw", windows, weights) == given["whole"]).all()
+
+
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_it_knows_which_layers_are_summed_in_pairs(models, name):
-    graphs, x = models
+    graphs, _ = models
     weights = {p.w.removesuffix("_quantized") for p in products(optimized(graphs[name]))}
     assert "depthwise" not in weights
     assert "matmul" in weights
