@@ -75,13 +75,13 @@ class BenchModel:
 MODELS = (
     BenchModel("resnet", "residual CNN", FASHION, "fashion.py:teacher", None),
     BenchModel("mobilenet", "depthwise CNN", FASHION, "vision.py:mobilenet"),
-    BenchModel("convnext", "ConvNeXt", FASHION, "vision.py:convnext"),
+    BenchModel("convnext", "ConvNeXt", FASHION, "vision.py:convnext", {"learning_rate": 1e-3}),
     BenchModel("vgg", "plain CNN", FASHION, "vision.py:vgg"),
-    BenchModel("vit", "vision transformer", FASHION, "vision.py:vit", {"epochs": 8, "learning_rate": 1e-3}),
+    BenchModel("vit", "vision transformer", FASHION, "vision.py:vit", {"epochs": 5, "learning_rate": 1e-3}),
     BenchModel("minilm", "text transformer", MAILS, None, None),
     BenchModel("minilm-2", "text transformer, 2 layers", MAILS, None, {"epochs": 5, "learning_rate": 1e-4}),
-    BenchModel("words-cnn", "1-D CNN", WORDS, "speech.py:cnn", {"epochs": 10}),
-    BenchModel("words-gru", "recurrent", WORDS, "speech.py:gru", {"epochs": 10}),
+    BenchModel("words-cnn", "1-D CNN", WORDS, "speech.py:cnn", {"epochs": 8}),
+    BenchModel("words-gru", "recurrent", WORDS, "speech.py:gru", {"epochs": 8}),
 )
 
 
