@@ -152,7 +152,9 @@ def devices(
 def validate(
     bundle: BundlePath,
     junit: Annotated[Path | None, typer.Option(help="Also write the checks as JUnit XML.")] = None,
-    on: Annotated[str, typer.Option(help="Where it is run: local, or qemu:CPU, such as qemu:Haswell.")] = "local",
+    on: Annotated[
+        str, typer.Option(help="Where it is run: local, qemu:CPU as in qemu:Haswell, or qemu:aarch64.")
+    ] = "local",
     as_json: Json = False,
     verbose: Verbose = False,
     offline: Offline = False,

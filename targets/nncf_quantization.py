@@ -5,16 +5,15 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from calibration.errors import UnsupportedError
-from targets.onnx_graph import fit, read_graph, refusing, write_derived, write_package
-from targets.onnx_quantization import quiet
+from targets.onnx_float import FloatGraph
+from targets.onnx_graph import refusing, write_derived
+from targets.onnx_quantization import finished, quiet
+from targets.onnx_regions import kinds_of
 from targets.openvino_format import FILES, save_openvino
 from targets.target import Candidate, Capabilities, ModelPackage
-
-if TYPE_CHECKING:
-    from calibration.dataset import CalibrationSet
 
 Preset = Literal["performance", "mixed"]
 
@@ -22,47 +21,49 @@ Preset = Literal["performance", "mixed"]
 TRANSFORMER_SAMPLES = 64
 
 
-def nncf_onnx(
-    name: str, package: ModelPackage, calibration: "CalibrationSet", reads: Capabilities, *, saturating: bool
-) -> Candidate:
+def nncf_onnx(name: str, graph: FloatGraph, reads: Capabilities, *, saturating: bool) -> Candidate:
     """Q/DQ pairs at NNCF's places in the ONNX graph, with bias correction."""
 
-    def make(folder: Path) -> ModelPackage:
+    def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
         with _nncf(name):
-            samples = TRANSFORMER_SAMPLES if package.architecture == "transformer" else len(calibration)
-            quantized = _quantize(read_graph(package), package, calibration, "performance", saturating, samples)
-            return write_package(package, fit(quantized, reads.opset, reads.ir_version), folder, "int8")
+            package = graph.package
+            samples = TRANSFORMER_SAMPLES if package.architecture == "transformer" else len(graph.calibration)
+            quantized = _quantize(graph.model, graph, "performance", saturating, in_float, samples)
+            return finished(package, quantized, folder, "int8", reads)
 
-    return Candidate(name, "int8", make)
+    return Candidate(name, "int8", make, lambda: graph.regions, lambda: kinds_of(graph.model))
 
 
-def nncf_openvino(
-    name: str, package: ModelPackage, calibration: "CalibrationSet", preset: Preset, *, saturating: bool
-) -> Candidate:
+def nncf_openvino(name: str, graph: FloatGraph, preset: Preset, *, saturating: bool) -> Candidate:
     """NNCF on the OpenVINO model; the package then holds OpenVINO's own format.
 
     preset: performance quantizes activations symmetrically, mixed with a zero point.
     """
 
-    def make(folder: Path) -> ModelPackage:
+    def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
         with _nncf(name):
             from openvino import Core
 
-            model = Core().read_model(package.graph)
-            return _write_openvino(_quantize(model, package, calibration, preset, saturating), package, folder)
+            # OpenVINO's nodes have the names of the graph's.
+            model = Core().read_model(graph.model.SerializeToString())
+            return _write_openvino(_quantize(model, graph, preset, saturating, in_float), graph.package, folder)
 
-    return Candidate(name, "int8", make)
+    return Candidate(name, "int8", make, lambda: graph.regions, lambda: kinds_of(graph.model))
 
 
 def nncf_openvino_weights(name: str, package: ModelPackage) -> Candidate:
     """int8 weights, per-channel, and float arithmetic: smaller, and quicker where memory is what limits."""
 
-    def make(folder: Path) -> ModelPackage:
+    def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
         with _nncf(name):
-            from nncf import CompressWeightsMode, compress_weights
+            from nncf import CompressWeightsMode, IgnoredScope, compress_weights
             from openvino import Core
 
-            model = compress_weights(Core().read_model(package.graph), mode=CompressWeightsMode.INT8_SYM)
+            model = compress_weights(
+                Core().read_model(package.graph),
+                mode=CompressWeightsMode.INT8_SYM,
+                ignored_scope=IgnoredScope(names=sorted(in_float), validate=False) if in_float else None,
+            )
             return _write_openvino(model, package, folder)
 
     return Candidate(name, "int8", make)
@@ -70,15 +71,16 @@ def nncf_openvino_weights(name: str, package: ModelPackage) -> Candidate:
 
 def _quantize(
     model: Any,
-    package: ModelPackage,
-    calibration: "CalibrationSet",
+    graph: FloatGraph,
     preset: Preset,
     saturating: bool,
+    in_float: frozenset[str],
     samples: int | None = None,
 ) -> Any:
     import nncf
 
-    transformer = package.architecture == "transformer"
+    calibration = graph.calibration
+    transformer = graph.package.architecture == "transformer"
     parameters = nncf.AdvancedQuantizationParameters(
         overflow_fix=nncf.OverflowFix.ENABLE if saturating else nncf.OverflowFix.DISABLE
     )
@@ -90,6 +92,8 @@ def _quantize(
         target_device=nncf.TargetDevice.CPU,
         subset_size=min(samples or len(calibration), len(calibration)),
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        # Of its nodes the back end may have merged some: that a name is not found is no mistake.
+        ignored_scope=nncf.IgnoredScope(names=sorted(in_float), validate=False) if in_float else None,
         advanced_parameters=parameters,
     )
 

@@ -1,7 +1,6 @@
 """Which weights of an ONNX graph are added up in pairs on a CPU without VNNI, and scales with which none is clipped."""
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-def unsaturated_weights(graph_file: Path, *, gemm_as_matmul: bool) -> dict[str, list[dict[str, Any]]]:
+def unsaturated_weights(model: "onnx.ModelProto", *, gemm_as_matmul: bool) -> dict[str, list[dict[str, Any]]]:
     """The quantizer's settings for the weights of which it is known what kernels add up in pairs: a scale a channel.
 
     gemm_as_matmul: the dynamic quantizer first turns Gemm into MatMul, whose weights have the outputs as columns.
@@ -20,7 +19,7 @@ def unsaturated_weights(graph_file: Path, *, gemm_as_matmul: bool) -> dict[str, 
     import onnx
     from onnxruntime.quantization import QuantType
 
-    graph = onnx.load(graph_file).graph
+    graph = model.graph
     arrays = {tensor.name: tensor for tensor in graph.initializer}
     readers = Counter(name for node in graph.node for name in node.input)
     settings: dict[str, list[dict[str, Any]]] = {}

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,24 +17,27 @@ from calibration.observers.mse import Mse
 from calibration.observers.percentile import Percentile
 from calibration.quantization import QuantizationScheme
 from targets.device.golden import sqnr_db
+from targets.onnx_bias import corrected
+from targets.onnx_equalization import equalized
+from targets.onnx_float import FloatGraph
 from targets.onnx_graph import fit, read_graph, refusing, write_package
 from targets.onnx_pairs import unsaturated_weights
-from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, observe
-from targets.target import Candidate, Capabilities, ModelPackage
+from targets.onnx_ranges import answers
+from targets.onnx_regions import kinds_of
+from targets.onnx_smoothing import smoothed
+from targets.target import Candidate, Capabilities, Make, ModelPackage
 
 if TYPE_CHECKING:
     import onnx
 
-    from calibration.dataset import CalibrationSet
-
-# Of the calibration set: on so many samples the ranges of each method are compared.
-COMPARED = 64
 # Of onnxruntime's log; it starts with warnings and does not tell its level.
 WARNINGS, ONLY_ERRORS = 2, 3
 Guard = Literal["none", "seven_bits", "pairs"]
-PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 # Of a transformer: matrix products, and the embeddings, which are most of a small one's bytes.
 PRODUCTS_AND_TABLES = ("MatMul", "Gemm", "Gather")
+# Of two ways that are about as good the plainer one is taken.
+CLEARLY_BETTER_DB = 0.5
+BIAS_CORRECTIONS = 2
 
 
 @dataclass(frozen=True)
@@ -42,149 +45,226 @@ class StaticScheme:
     """Where Q/DQ pairs go and of what type they are; weights are int8, symmetric and per-channel.
 
     operators: those whose inputs and outputs are quantized; None for all that onnxruntime knows.
-    activations: type of activations; with symmetric, their zero point is 0.
+    activations: type of activations; by_sign is uint8 where none is below 0 and symmetric int8 elsewhere, so that every
+        zero point is 0.
+    symmetric: the zero point of signed activations is 0.
     guard: of weights, for kernels that clip sums of two products to 16 bits. seven_bits: too small for any to clip;
         pairs: where it is known which are neighbours, only as small as their pair needs (calibration/saturation.py).
-    explicit: as TensorRT takes it: only inputs of the operators, weights as float with a Q/DQ pair, float bias.
+    explicit: as TensorRT takes it: weights as float with a Q/DQ pair, float bias.
+    float_outputs: operators after which there is no pair, unless what reads the output asks for one.
+    fused: integer operators (QLinearConv ...) instead of float ones between pairs.
     """
 
-    activations: Literal["uint8", "int8"]
+    activations: Literal["uint8", "int8", "by_sign"]
     operators: tuple[str, ...] | None = None
     symmetric: bool = False
     guard: Guard = "none"
     explicit: bool = False
+    float_outputs: tuple[str, ...] = ()
+    fused: bool = False
 
 
-def static(
-    name: str, scheme: StaticScheme, package: ModelPackage, calibration: "CalibrationSet", reads: Capabilities
-) -> Candidate:
-    """Q/DQ pairs by onnxruntime's static quantizer, ranges by the method that keeps the calibration set's answers best.
+@dataclass(frozen=True)
+class _Way:
+    """How a graph is quantized: what its weights became in float, and the range of each tensor."""
 
-    All methods look at the same histograms, so that the samples are run once.
+    model: "onnx.ModelProto"
+    ranges: Mapping[str, Range]
+    note: str
+
+
+def static(name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabilities) -> Candidate:
+    """Q/DQ pairs by onnxruntime's static quantizer, in the way that keeps the calibration set's answers best.
+
+    Ranges by four methods, weights equalized across layers or activations smoothed, and biases corrected are tried,
+    each kept where it helps; the plain route takes the ranges of least squared error.
     """
 
-    def make(folder: Path) -> ModelPackage:
-        with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
-            graph = prepared(package, Path(scratch))
-            histograms = observe(graph, calibration)
-            feeds = calibration.feeds(OBSERVED_AT_ONCE)[: COMPARED // OBSERVED_AT_ONCE]
-            expected = answers(graph, feeds)
-            made: dict[str, float] = {}
-            for method, ranges in _ranges_by_method(histograms, scheme).items():
-                file = Path(scratch) / f"{method}.onnx"
-                _write_static(graph, file, ranges, scheme)
-                made[method] = sqnr_db(expected, answers(file, feeds))
-            # Of two that are as good, the first: rebuilds choose the same.
-            best = max(made, key=lambda method: made[method])
-            quantized = finished(package, Path(scratch) / f"{best}.onnx", folder, "int8", reads)
-            others = ", ".join(f"{method} {db:.1f}" for method, db in made.items() if method != best)
-            noted = replace(quantized, notes=(f"ranges by {best}: {made[best]:.1f} dB ({others})",))
-            noted.save()
-            return noted
+    def made(find: Callable[[FloatGraph, StaticScheme], _Way]) -> Make:
+        found: list[_Way] = []
 
-    return Candidate(name, "int8", make)
+        def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
+            with refusing(name), quiet():
+                if not found:
+                    found.append(find(graph, scheme))
+                quantized = _quantized(found[0].model, found[0].ranges, scheme, in_float)
+                written = finished(graph.package, quantized, folder, "int8", reads)
+                noted = replace(written, notes=(found[0].note,))
+                noted.save()
+                return noted
+
+        return make
+
+    regions, kinds = (lambda: graph.regions), (lambda: kinds_of(graph.model))
+    return Candidate(name, "int8", made(best_way), regions, kinds, plain=made(plain_way))
 
 
-def _ranges_by_method(histograms: Mapping[str, Histogram], scheme: StaticScheme) -> dict[str, dict[str, Range]]:
-    integers = QuantizationScheme(signed=scheme.activations == "int8", symmetric=scheme.symmetric)
-    return {
-        "min_max": {tensor: seen.seen() for tensor, seen in histograms.items()},
-        "mse": {tensor: Mse(histogram=seen).range(integers) for tensor, seen in histograms.items()},
-        "percentile": {tensor: Percentile(histogram=seen).range(integers) for tensor, seen in histograms.items()},
-        "entropy": {tensor: Entropy(histogram=seen).range(integers) for tensor, seen in histograms.items()},
-    }
+def plain_way(graph: FloatGraph, scheme: StaticScheme) -> _Way:
+    """The graph as it is, ranges of least squared error."""
+    return _Way(graph.model, _ranges("mse", graph.histograms, scheme), "ranges by mse")
 
 
-def _write_static(graph: Path, out: Path, ranges: Mapping[str, Range], scheme: StaticScheme) -> None:
-    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
+def best_way(graph: FloatGraph, scheme: StaticScheme) -> _Way:
+    """The way with which the answers to some calibration samples have the least noise, one decision after the other."""
+    tried: dict[str, float] = {}
+
+    def noise_db(way: _Way) -> float:
+        return sqnr_db(graph.answers, answers(_quantized(way.model, way.ranges, scheme), graph.feeds))
+
+    ways = {method: _Way(graph.model, _ranges(method, graph.histograms, scheme), method) for method in METHODS}
+    tried |= {method: noise_db(way) for method, way in ways.items()}
+    # Of two that are as good, the first: rebuilds choose the same.
+    name = max(tried, key=lambda method: tried[method])
+    best, reached = ways[name], tried[name]
+
+    def keep_if_better(label: str, way: _Way | None) -> bool:
+        nonlocal best, reached
+        if way is None:
+            return False
+        tried[label] = noise_db(way)
+        if tried[label] <= reached + CLEARLY_BETTER_DB:
+            return False
+        best, reached = way, tried[label]
+        return True
+
+    for label, change in (("equalized", equalized), ("smoothed", lambda model: smoothed(model, graph.feeds))):
+        keep_if_better(label, _changed(graph, change(best.model), name, label, scheme))
+    reference = best.model
+    for times in range(1, BIAS_CORRECTIONS + 1):
+        moved = corrected(best.model, reference, _quantized(best.model, best.ranges, scheme), graph.feeds)
+        if moved is None:
+            break
+        label = f"bias corrected {times}x"
+        if not keep_if_better(label, replace(best, model=moved, note=f"{best.note}, {label}")):
+            break
+    others = ", ".join(f"{label} {db:.1f}" for label, db in tried.items())
+    return replace(best, note=f"ranges by {best.note}: {reached:.1f} dB ({others})")
+
+
+METHODS: dict[str, Callable[[Histogram, QuantizationScheme], Range]] = {
+    "min_max": lambda seen, _: seen.seen(),
+    "mse": lambda seen, integers: Mse(histogram=seen).range(integers),
+    "percentile": lambda seen, integers: Percentile(histogram=seen).range(integers),
+    "entropy": lambda seen, integers: Entropy(histogram=seen).range(integers),
+}
+
+
+def _changed(
+    graph: FloatGraph, model: "onnx.ModelProto | None", method: str, label: str, scheme: StaticScheme
+) -> _Way | None:
+    """The way of a graph whose weights and activations have changed, with ranges of its own."""
+    if model is None:
+        return None
+    changed = FloatGraph(graph.package, graph.calibration, model)
+    return _Way(model, _ranges(method, changed.histograms, scheme), f"{method}, {label}")
+
+
+def _ranges(method: str, histograms: Mapping[str, Histogram], scheme: StaticScheme) -> dict[str, Range]:
+    def integers(seen: Histogram) -> QuantizationScheme:
+        if scheme.activations == "by_sign":
+            return QuantizationScheme(signed=_is_signed(seen.seen()), symmetric=_is_signed(seen.seen()))
+        return QuantizationScheme(signed=scheme.activations == "int8", symmetric=scheme.symmetric)
+
+    return {tensor: METHODS[method](seen, integers(seen)) for tensor, seen in histograms.items()}
+
+
+def _is_signed(ends: Range) -> bool:
+    return float(ends[0][0]) < 0.0
+
+
+def _quantized(
+    model: "onnx.ModelProto",
+    ranges: Mapping[str, Range],
+    scheme: StaticScheme,
+    in_float: frozenset[str] = frozenset(),
+) -> "onnx.ModelProto":
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
     extra: dict[str, Any] = {"ActivationSymmetric": scheme.symmetric}
     if scheme.explicit:
         extra |= {"QuantizeBias": False, "AddQDQPairToWeight": True}
-        extra |= {"OpTypesToExcludeOutputQuantization": list(scheme.operators or ())}
+    if scheme.float_outputs:
+        extra |= {"OpTypesToExcludeOutputQuantization": list(scheme.float_outputs)}
+    overrides: dict[str, list[dict[str, Any]]] = {}
+    if scheme.activations == "by_sign":
+        for tensor, reached in ranges.items():
+            kind = QuantType.QInt8 if _is_signed(reached) else QuantType.QUInt8
+            overrides[tensor] = [{"quant_type": kind, "symmetric": _is_signed(reached)}]
     if scheme.guard == "pairs":
-        extra["TensorQuantOverrides"] = unsaturated_weights(graph, gemm_as_matmul=False)
+        overrides |= unsaturated_weights(model, gemm_as_matmul=False)
     # Whatever made the ranges: MinMax is how the quantizer calls two ends without a histogram.
     ends: dict[str, Any] = {tensor: (np.float32(low[0]), np.float32(high[0])) for tensor, (low, high) in ranges.items()}
-    known = out.with_suffix(".json")
-    save_tensors_data(TensorsData(CalibrationMethod.MinMax, ends), known)
-    quantize_static(
-        graph,
-        out,
-        None,
-        calibration_cache_path=known,
-        op_types_to_quantize=list(scheme.operators) if scheme.operators else None,
-        per_channel=True,
-        reduce_range=scheme.guard != "none",
-        activation_type=QuantType.QUInt8 if scheme.activations == "uint8" else QuantType.QInt8,
-        weight_type=QuantType.QInt8,
-        extra_options=extra,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        source, out, known = (Path(scratch) / file for file in ("float.onnx", "quantized.onnx", "ranges.json"))
+        onnx.save(model, source)
+        save_tensors_data(TensorsData(CalibrationMethod.MinMax, ends), known)
+        quantize_static(
+            source,
+            out,
+            None,
+            calibration_cache_path=known,
+            quant_format=QuantFormat.QOperator if scheme.fused else QuantFormat.QDQ,
+            op_types_to_quantize=list(scheme.operators) if scheme.operators else None,
+            nodes_to_exclude=sorted(in_float),
+            per_channel=True,
+            reduce_range=scheme.guard != "none",
+            activation_type=QuantType.QInt8 if scheme.activations == "int8" else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options=extra | {"TensorQuantOverrides": overrides},
+        )
+        return onnx.load(out)
 
 
-def dynamic(name: str, package: ModelPackage, reads: Capabilities, guard: Guard) -> Candidate:
+def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> Candidate:
     """int8 weights, per-channel; activations are quantized as they come, by their own range. Needs no calibration.
 
     guard: see StaticScheme.
     """
 
-    def make(folder: Path) -> ModelPackage:
+    def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
+        import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
-            graph = prepared(package, Path(scratch))
+            source, out = Path(scratch) / "float.onnx", Path(scratch) / "quantized.onnx"
+            onnx.save(graph.model, source)
             quantize_dynamic(
-                graph,
-                Path(scratch) / "quantized.onnx",
+                source,
+                out,
                 per_channel=True,
+                nodes_to_exclude=sorted(in_float),
                 reduce_range=guard != "none",
                 weight_type=QuantType.QInt8,
-                extra_options={"TensorQuantOverrides": unsaturated_weights(graph, gemm_as_matmul=True)}
+                extra_options={"TensorQuantOverrides": unsaturated_weights(graph.model, gemm_as_matmul=True)}
                 if guard == "pairs"
                 else {},
             )
-            return finished(package, Path(scratch) / "quantized.onnx", folder, "int8", reads)
+            return finished(graph.package, onnx.load(out), folder, "int8", reads)
 
-    return Candidate(name, "int8", make)
+    return Candidate(name, "int8", make, lambda: graph.regions, lambda: kinds_of(graph.model))
 
 
 def half_precision(name: str, package: ModelPackage, reads: Capabilities) -> Candidate:
     """Weights and arithmetic in float16; inputs and outputs keep their types."""
 
-    def make(folder: Path) -> ModelPackage:
+    def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
         with refusing(name), quiet():
             graph = read_graph(package)
             del graph.graph.value_info[:]
-            converted = convert_float_to_float16(graph, keep_io_types=True)
+            converted = convert_float_to_float16(graph, keep_io_types=True, node_block_list=sorted(in_float) or None)
             return write_package(package, fit(converted, reads.opset, reads.ir_version), folder, "fp16")
 
     return Candidate(name, "fp16", make)
 
 
-def prepared(package: ModelPackage, scratch: Path) -> Path:
-    """The graph with constants and normalizations folded and shapes inferred, as the quantizers want it, in a file."""
-    import onnx
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    graph = read_graph(package)
-    # Shapes that an exporter left contradict those of the nodes that the quantizers put in their place.
-    del graph.graph.value_info[:]
-    onnx.save(graph, scratch / "float.onnx")
-    quant_pre_process(scratch / "float.onnx", scratch / "prepared.onnx", skip_symbolic_shape=True)
-    prepared = onnx.load(scratch / "prepared.onnx")
-    del prepared.graph.value_info[:]
-    onnx.save(prepared, scratch / "prepared.onnx")
-    return scratch / "prepared.onnx"
-
-
-def finished(package: ModelPackage, made: Path, folder: Path, precision: str, reads: Capabilities) -> ModelPackage:
+def finished(
+    package: ModelPackage, graph: "onnx.ModelProto", folder: Path, precision: str, reads: Capabilities
+) -> ModelPackage:
     """The package of a graph that a quantizer wrote. Raises ValueError where it quantized nothing."""
-    import onnx
-
-    graph = onnx.load(made)
     if not quantized_nodes(graph):
         raise ValueError("no operator of it can be quantized")
     return write_package(package, fit(graph, reads.opset, reads.ir_version), folder, precision)

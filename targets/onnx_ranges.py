@@ -1,6 +1,6 @@
 """The ranges of an ONNX graph's activations on the calibration set, in one pass and in the memory of one batch."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,18 +17,13 @@ if TYPE_CHECKING:
 OBSERVED_AT_ONCE = 16
 
 
-def observe(graph_file: Path, calibration: "CalibrationSet") -> dict[str, Histogram]:
+def observe(model: "onnx.ModelProto", calibration: "CalibrationSet") -> dict[str, Histogram]:
     """Tensor -> its values, for every float32 tensor that is computed from the inputs, and the inputs themselves.
 
     Raises UnsupportedError naming the first tensor that has NaN or infinity on a calibration sample.
     """
-    import onnx
-
-    graph = onnx.load(graph_file)
-    inputs, computed = float_tensors(graph)
-    outputs = {output.name for output in graph.graph.output}
-    graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in computed if n not in outputs)
-    session = _session(graph.SerializeToString())
+    inputs, computed = float_tensors(model)
+    session = open_session(model, computed)
     histograms = {name: Histogram() for name in (*inputs, *computed)}
     for feed in calibration.feeds(OBSERVED_AT_ONCE):
         values = dict(zip(computed, session.run(computed, feed), strict=True)) if computed else {}
@@ -55,14 +50,25 @@ def float_tensors(graph: "onnx.ModelProto") -> tuple[list[str], list[str]]:
     return inputs, [name for node in typed.node for name in node.output if name in floats]
 
 
-def answers(graph_file: Path, feeds: list[dict[str, np.ndarray]]) -> np.ndarray:
+def answers(graph: "onnx.ModelProto", feeds: list[dict[str, np.ndarray]]) -> np.ndarray:
     """[samples, outputs] float64: all outputs of a graph, side by side."""
-    session = _session(graph_file.read_bytes())
+    session = _session(graph.SerializeToString())
     rows: list[np.ndarray] = []
     for feed in feeds:
         outputs: Any = session.run(None, feed)
         rows.append(np.concatenate([np.asarray(o, np.float64).reshape(len(o), -1) for o in outputs], axis=1))
     return np.concatenate(rows)
+
+
+def open_session(model: "onnx.ModelProto", tensors: Sequence[str]) -> Any:
+    """A session of the graph that gives these tensors too. The graph itself stays as it is."""
+    import onnx
+
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    outputs = {output.name for output in tapped.graph.output}
+    tapped.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in tensors if n not in outputs)
+    return _session(tapped.SerializeToString())
 
 
 def _session(model: bytes) -> Any:

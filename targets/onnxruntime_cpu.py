@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU of an x86-64 or aarch64 device."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,8 +10,10 @@ from targets.device.probe import cpu_model
 from targets.device.versions import installed_version
 from targets.int8_kernels import flags_needed, int8_kernels, unlike_here
 from targets.nncf_quantization import nncf_onnx
+from targets.onnx_float import FloatGraph
 from targets.onnx_graph import FILE, fit, read_graph
-from targets.onnx_quantization import PRODUCTS_AND_TABLES, StaticScheme, dynamic, static
+from targets.onnx_quantization import StaticScheme, dynamic, static
+from targets.onnx_regions import PRODUCTS
 from targets.profile import DeviceProfile
 from targets.runtime_versions import fingerprint, not_here, onnxruntime_reads, runtime_of
 from targets.target import Candidate, Capabilities, CompiledModel, ModelPackage
@@ -74,23 +77,30 @@ class OnnxruntimeCpu:
         unsigned = StaticScheme("uint8", guard=guard)
         # No kernel clips products of signed activations.
         signed = StaticScheme("int8")
+        graph = FloatGraph(package, calibration)
 
         def made(name: str, scheme: StaticScheme) -> Candidate:
-            return static(name, scheme, package, calibration, able)
+            return static(name, scheme, graph, able)
 
-        nncf = nncf_onnx("nncf", package, calibration, able, saturating=narrow)
+        nncf = nncf_onnx("nncf", graph, able, saturating=narrow)
+        # A matrix product whose answer is float adds its bias by itself; what follows is float more often than not.
+        products = StaticScheme("uint8", PRODUCTS, guard=guard, float_outputs=("MatMul", "Gemm"))
         if package.architecture == "transformer":
             # Ranges of a transformer's activations depend on the sample: dynamic ones hold where static ones break, and
             # static ones of everything (attention masks, softmax) break first.
-            products = StaticScheme("uint8", PRODUCTS_AND_TABLES, guard=guard)
+            tables = replace(products, operators=(*PRODUCTS, "Gather"))
             return (
-                dynamic(f"dynamic{ending}", package, able, guard),
-                made(f"static-u8s8-products{ending}", products),
+                dynamic(f"dynamic{ending}", graph, able, guard),
+                made(f"static-u8s8-products{ending}", tables),
+                made(f"static-u8s8{ending}", unsigned),
                 nncf,
             )
+        # The same as pairs, with the integer operators that the runtime would make of them when it loads the file.
+        fused = made(f"static-u8s8-fused{ending}", replace(unsigned, fused=True))
+        routes = (nncf, made("static-s8s8", signed), made(f"static-u8s8-products{ending}", products), fused)
         if profile.architecture == "aarch64":
-            return (made("static-s8s8", signed), made("static-u8s8", unsigned), nncf)
-        return (made(f"static-u8s8{ending}", unsigned), nncf, made("static-s8s8", signed))
+            return (made("static-s8s8", signed), made("static-u8s8", unsigned), *routes[2:], nncf)
+        return (made(f"static-u8s8{ending}", unsigned), *routes)
 
     def compile(self, package: ModelPackage, profile: DeviceProfile, threads: int, out: Path) -> CompiledModel:
         """The graph in the opset and IR version of the oldest runtime in the range.

@@ -1,6 +1,7 @@
 """OpenVINO on the CPU of an x86-64 device."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,7 +10,9 @@ from targets.device.probe import cpu_model
 from targets.device.versions import installed_version
 from targets.int8_kernels import flags_needed, int8_kernels, unlike_here
 from targets.nncf_quantization import nncf_openvino, nncf_openvino_weights
+from targets.onnx_float import FloatGraph
 from targets.onnx_quantization import PRODUCTS_AND_TABLES, StaticScheme, static
+from targets.onnx_regions import PRODUCTS
 from targets.openvino_format import FILES, save_openvino
 from targets.profile import DeviceProfile
 from targets.runtime_versions import contains, fingerprint, not_here, runtime_of
@@ -70,17 +73,22 @@ class Openvino:
         """NNCF's places, which are made for these kernels, and onnxruntime's, for models whose answers NNCF's spoil."""
         able = self.capabilities(profile)
         narrow = int8_kernels(profile.architecture, profile.isa) == "saturating"
+        graph = FloatGraph(package, calibration)
 
-        def places(name: str, operators: tuple[str, ...] | None) -> Candidate:
-            scheme = StaticScheme("uint8", operators, guard="seven_bits" if narrow else "none")
-            return static(f"{name}-reduced-range" if narrow else name, scheme, package, calibration, able)
+        def places(name: str, scheme: StaticScheme) -> Candidate:
+            guarded = replace(scheme, guard="seven_bits") if narrow else scheme
+            return static(f"{name}-reduced-range" if narrow else name, guarded, graph, able)
 
-        mixed = nncf_openvino("nncf-mixed", package, calibration, "mixed", saturating=narrow)
-        if package.architecture == "transformer":
-            weights = nncf_openvino_weights("nncf-weights", package)
-            return (mixed, places("static-u8s8-products", PRODUCTS_AND_TABLES), weights)
-        symmetric = nncf_openvino("nncf", package, calibration, "performance", saturating=narrow)
-        return (symmetric, mixed, places("static-u8s8", None))
+        mixed = nncf_openvino("nncf-mixed", graph, "mixed", saturating=narrow)
+        transformer = package.architecture == "transformer"
+        # Only inputs of products: what reads an answer as integers asks for it.
+        operators = (*PRODUCTS, "Gather") if transformer else PRODUCTS
+        by_sign = places("static-by-sign", StaticScheme("by_sign", operators, float_outputs=operators))
+        if transformer:
+            tables = places("static-u8s8-products", StaticScheme("uint8", PRODUCTS_AND_TABLES))
+            return (mixed, by_sign, tables, nncf_openvino_weights("nncf-weights", package))
+        symmetric = nncf_openvino("nncf", graph, "performance", saturating=narrow)
+        return (symmetric, mixed, by_sign, places("static-u8s8", StaticScheme("uint8")))
 
     def compile(self, package: ModelPackage, profile: DeviceProfile, threads: int, out: Path) -> CompiledModel:
         """Raises UnsupportedError with OpenVINO's reason, which names the node, where it cannot read the graph."""

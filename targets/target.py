@@ -128,15 +128,43 @@ class Capabilities:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A quantization route. `make(folder)` writes a quantized ModelPackage into an empty folder and returns it.
+class Region:
+    """A part of a float graph that is left in float, or not, as a whole: the names of its nodes, and one for people."""
 
-    It raises EdgewrightError where the route cannot take the model: the candidate is then rejected with that reason.
+    name: str
+    nodes: tuple[str, ...]
+
+
+class Make(Protocol):
+    """Writes a quantized ModelPackage into an empty folder and returns it."""
+
+    def __call__(self, folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
+        """in_float: names of nodes that stay float. Raises EdgewrightError where the route cannot take the model: the
+        candidate is then rejected with that reason.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A quantization route.
+
+    regions, kinds: find what `make` can leave in float, in the graph's order, and kinds of operators; none where the
+        route has no such choice.
+    plain: like make, but without a look at what would be better than the route's defaults; None where there is no such
+        look.
     """
 
     name: str
     precision: str
-    make: Callable[[Path], ModelPackage]
+    make: Make
+    regions: Callable[[], Sequence[Region]] = tuple
+    kinds: Callable[[], Sequence[Region]] = tuple
+    plain: Make | None = None
+
+    def as_it_is(self) -> "Candidate":
+        """The same route, made without deliberation."""
+        return replace(self, make=self.plain or self.make)
 
 
 @dataclass(frozen=True)

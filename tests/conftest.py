@@ -11,8 +11,10 @@ from hypothesis import settings
 # Read by libraries when they are imported, so set before any test is collected.
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NNCF_CI="1", NO_COLOR="1", COLUMNS="200")
 
-# Where scripts/get-qemu unpacks what the system does not have.
-os.environ["PATH"] += f"{os.pathsep}{Path(__file__).resolve().parents[1] / '.tools/qemu/usr/bin'}"
+# Where scripts/get-qemu unpacks what the system does not have, or has too old.
+QEMU = Path(__file__).resolve().parents[1] / ".tools/qemu"
+os.environ["PATH"] = f"{QEMU}/usr/bin{os.pathsep}{os.environ['PATH']}"
+os.environ.setdefault("EDGEWRIGHT_SYSROOT", f"{QEMU}/aarch64")
 
 # A shell that starts the suite in the background has it ignore interrupts, and with it every program that it starts.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -2,8 +2,9 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -11,12 +12,17 @@ from calibration.errors import InputError
 
 if TYPE_CHECKING:
     from pipeline.recipe import Device
+    from pipeline.refinement import Refinement, Sensitivity
     from pipeline.stage import Work
     from pipeline.task import Task
     from pipeline.trials import Bench, Trial
+    from targets.target import Candidate
 
 # Among routes within this of each other the rule's order decides, so that a rebuild chooses the same.
 CLEARLY_FASTER = 1.02
+# Of the fastest routes so many are looked into, layer by layer.
+MOST_REFINED = 2
+SECONDS_EACH = 0.6
 
 
 @dataclass(frozen=True)
@@ -25,19 +31,22 @@ class Quantize:
 
     dtype: the smallest type that may be used; int8 admits routes to float16 too.
     max_drop: points of the metric, on the validation split, that quantization may cost.
-    seconds: of timing, all routes together, where the artifact runs on this machine.
+    seconds: for choosing. The target's routes are all tried, however long that takes; what is left goes into finding
+        layers that are better left in float.
+    fast: tries the target's first route alone, as it is: for a first look.
 
     Writes the chosen package and choice.json, which has everything that was tried, with figures and reasons.
     """
 
     dtype: Literal["int8", "fp16"] = "int8"
     max_drop: float = 0.5
-    seconds: float = 3.0
+    seconds: float = 90.0
+    fast: bool = False
 
     takes: ClassVar = ("task", "data", "calibration", "package", "route")
     gives: ClassVar = "package"
     distributions: ClassVar = ("numpy",)
-    revision: ClassVar = 2
+    revision: ClassVar = 3
 
     def __post_init__(self) -> None:
         if self.max_drop < 0:
@@ -45,7 +54,9 @@ class Quantize:
                 f"quantize.max_drop is {self.max_drop:g}: it cannot be negative", "give points, such as 0.5"
             )
         if self.seconds <= 0:
-            raise InputError(f"quantize.seconds is {self.seconds:g}: it must be above 0", "give seconds of timing")
+            raise InputError(
+                f"quantize.seconds is {self.seconds:g}: it must be above 0", "give seconds for choosing, such as 90"
+            )
 
     def __call__(
         self, work: "Work", *, task: "Task", data: Path, calibration: Path, package: Path, route: "Device"
@@ -57,45 +68,128 @@ class Quantize:
         from targets.plugins import load
         from targets.target import ModelPackage
 
+        deadline = time.monotonic() + self.seconds
         target = load("targets", route.target, work.recipe_folder)()
         able = target.capabilities(route.profile)
         with tempfile.TemporaryDirectory(dir=work.scratch) as folder:
             float_package = ModelPackage.load(package)
             validation = load_split(data, "validation")
             bench = Bench(task, validation, target, route, able, float_package, Path(folder), self.max_drop)
-            work.progress(0.0, "float")
-            trials = [bench.float_trial]
             wanted = ("int8", "fp16") if self.dtype == "int8" else ("fp16",)
             candidates = target.candidates(float_package, route.profile, CalibrationSet.load(calibration))
             offered = [c for c in candidates if c.precision in wanted and c.precision in able.precisions]
+            if self.fast:
+                offered = [c.as_it_is() for c in offered[:1]]
+            work.progress(0.0, f"choosing among {len(offered)} routes, {self.seconds:.0f} s for layers that stay float")
+            trials = [bench.float_trial]
             for position, candidate in enumerate(offered):
-                work.progress((1 + position) / (2 + len(offered)), candidate.name)
+                work.progress((1 + position) / (3 + len(offered)), candidate.name)
                 trials.append(bench.attempt(candidate))
-            chosen = self.choose(bench, trials, work)
-            (chosen.package or float_package).copy_to(work.out)
+            choosing = Choosing(bench, trials, work, deadline)
+            chosen = choosing.by_rule() if not able.executes_here else choosing.by_time(refine=not self.fast)
+            chosen.made[0].copy_to(work.out)
             record = {
                 "schema": 1,
                 "choice": "measured" if able.executes_here else "rule",
                 "chosen": chosen.name,
-                "candidates": [trial.record(chosen=trial is chosen) for trial in trials],
+                "seconds": {"budget": self.seconds, "used": round(self.seconds - (deadline - time.monotonic()), 1)},
+                "candidates": [trial.record(chosen=trial is chosen) for trial in choosing.trials],
+                "sensitivities": [s.record(chosen.in_float) for s in choosing.known.get(chosen.candidate, [])],
             }
         (work.out / "choice.json").write_text(json.dumps(record, indent=1, allow_nan=False))
         work.progress(1.0, f"{chosen.name}: {chosen.why}")
 
-    def choose(self, bench: "Bench", trials: Sequence["Trial"], work: "Work") -> "Trial":
-        """The trial to keep, all of them with their reasons filled in. The first is the float model."""
-        right = [trial for trial in trials[1:] if not trial.why]
+
+@dataclass
+class Choosing:
+    """trials: all that was tried, the float model first; `by_time` and `by_rule` add to them and fill their reasons.
+
+    known: the sensitivities of the routes that were looked into.
+    """
+
+    bench: "Bench"
+    trials: list["Trial"]
+    work: "Work"
+    deadline: float
+    known: "dict[Candidate | None, list[Sensitivity]]" = field(default_factory=dict)
+
+    @property
+    def float_trial(self) -> "Trial":
+        return self.trials[0]
+
+    def by_time(self, *, refine: bool) -> "Trial":
+        """The fastest right one, where that is faster than float; routes are refined and repaired first."""
+        made = [trial for trial in self.trials[1:] if trial.compiled is not None]
+        if not made:
+            return self._none_is_right()
+        with self.work.measuring():
+            self.bench.time([self.float_trial, *made], self._seconds(len(made)))
+            if refine:
+                made = self._refined(made)
+            right = [trial for trial in made if not trial.why]
+            if not right:
+                return self._none_is_right()
+            if len(right) > 1 or refine:
+                self.bench.time([self.float_trial, *right], self._seconds(len(right)))
+        return fastest(self.float_trial, right)
+
+    def by_rule(self) -> "Trial":
+        """The first of the target's order that is right, or can be made so."""
+        right = [trial for trial in self.trials[1:] if not trial.why]
         if not right:
-            trials[0].why = "no route to fewer bits holds the accuracy"
-            return trials[0]
-        if not bench.capabilities.executes_here:
-            return by_rule(
-                trials[0], right, bench.capabilities.why_not, judge_size=bench.capabilities.status == "built"
-            )
-        work.progress(0.9, "timing")
-        with work.measuring():
-            bench.time([trials[0], *right], self.seconds)
-        return fastest(trials[0], right)
+            wrong = [trial for trial in self.trials[1:] if trial.wrong]
+            right = list(filter(None, (self._repaired(trial) for trial in wrong[:MOST_REFINED])))[:1]
+            if not right:
+                return self._none_is_right()
+        able = self.bench.capabilities
+        return by_rule(self.float_trial, right, able.why_not, judge_size=able.status == "built")
+
+    def _refined(self, made: "list[Trial]") -> "list[Trial]":
+        """With the fastest wrong routes made right, then the fastest right ones made faster."""
+        found = list(made)
+        quickest = max((speed(trial) for trial in made if not trial.why), default=1.0)
+        wrong = [trial for trial in made if trial.wrong and speed(trial) > quickest]
+        found += filter(
+            None, (self._repaired(trial) for trial in sorted(wrong, key=speed, reverse=True)[:MOST_REFINED])
+        )
+        right = sorted((trial for trial in found if not trial.why), key=speed, reverse=True)
+        for trial in right[:MOST_REFINED]:
+            refinement = self._refinement()
+            if trial.candidate not in self.known:
+                self.known[trial.candidate] = refinement.sensitivities(trial)
+            better = refinement.faster(trial, self.known[trial.candidate])
+            if better is not trial:
+                self.trials.append(better)
+                found.append(better)
+        return found
+
+    def _repaired(self, trial: "Trial") -> "Trial | None":
+        refinement = self._refinement()
+        self.known[trial.candidate] = refinement.sensitivities(trial)
+        repaired = refinement.repaired(trial, self.known[trial.candidate])
+        if repaired is not None:
+            if self.bench.capabilities.executes_here:
+                self.bench.time([self.float_trial, repaired], self._seconds(1))
+            self.trials.append(repaired)
+        return repaired
+
+    def _refinement(self) -> "Refinement":
+        from pipeline.refinement import Refinement
+
+        done = (1 + len(self.trials)) / (3 + len(self.trials))
+        return Refinement(self.bench, self.deadline, lambda text: self.work.progress(done, text))
+
+    def _seconds(self, models: int) -> float:
+        return SECONDS_EACH * (1 + models)
+
+    def _none_is_right(self) -> "Trial":
+        self.float_trial.why = "no route to fewer bits holds the accuracy"
+        return self.float_trial
+
+
+def speed(trial: "Trial") -> float:
+    """Times as fast as float; to be asked of those that were timed."""
+    return trial.figures["ratio_to_float"]["value"]
 
 
 def by_rule(float_trial: "Trial", right: Sequence["Trial"], why_not: str, *, judge_size: bool) -> "Trial":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 import shutil
 import threading
 from pathlib import Path
@@ -14,6 +15,8 @@ from targets.device.runners import runner_class, runner_names
 from targets.device.versions import installed_version
 
 MB = 1_000_000
+# Where this process is emulated: the command that emulates it, which a child has to be started by too.
+EMULATOR = "EDGEWRIGHT_EMULATOR"
 ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
 # The flags that decide which kernels a neural network gets, oldest first.
 RELEVANT = (
@@ -76,7 +79,10 @@ def emulated() -> bool:
 
 
 def cpu_model() -> str:
-    """The processor's name; of a board without one, the board's."""
+    """The processor's name; of a board without one, the board's; of an emulated one, QEMU's."""
+    emulator = shlex.split(os.environ.get(EMULATOR, ""))
+    if "-cpu" in emulator:
+        return f"QEMU {emulator[emulator.index('-cpu') + 1]}"
     board = read("/proc/device-tree/model").strip("\0\n ")
     part = f"ARM implementer {_field('CPU implementer')} part {_field('CPU part')}" if _field("CPU part") else ""
     return _field("model name|Model|Hardware") or board or part or architecture()

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from targets.device.errors import BY_EXIT_CODE, DeviceError, UnsuitedError, says_out_of_memory
+from targets.device.probe import EMULATOR
 
-# Where this process is emulated: the command that emulates it, which a child has to be started by too.
-EMULATOR = "EDGEWRIGHT_EMULATOR"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # The folder, or the device.pyz, that holds this package.
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,11 +30,25 @@ def in_new_process(command: str, spec: dict[str, Any], subject: str, timeout_s: 
     packed = ROOT.is_file()
     start = [str(ROOT)] if packed else ["-m", __package__ or ""]
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    program = [*shlex.split(os.environ.get(EMULATOR, "")), sys.executable, *start]
+    folder = ROOT.parent if packed else ROOT
+    return ask([*program, command], folder, {**os.environ, "PYTHONPATH": path}, spec, subject, timeout_s)
+
+
+def ask(
+    program: Sequence[str],
+    folder: Path,
+    environment: dict[str, str],
+    spec: dict[str, Any],
+    subject: str,
+    timeout_s: float,
+) -> dict[str, Any]:
+    """As in_new_process, by a command line that takes `spec` as its last argument, started in `folder`."""
     try:
         done = subprocess.run(
-            [*shlex.split(os.environ.get(EMULATOR, "")), sys.executable, *start, command, json.dumps(spec)],
-            cwd=ROOT.parent if packed else ROOT,
-            env={**os.environ, "PYTHONPATH": path},
+            [*program, json.dumps(spec)],
+            cwd=folder,
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

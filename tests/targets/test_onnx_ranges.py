@@ -7,7 +7,8 @@ from onnxruntime.quantization import CalibrationDataReader, MinMaxCalibrater
 
 from calibration.errors import UnsupportedError
 from targets.device.golden import sqnr_db
-from targets.onnx_quantization import COMPARED, StaticScheme, prepared, static
+from targets.onnx_float import COMPARED, FloatGraph
+from targets.onnx_quantization import StaticScheme, static
 from targets.onnx_ranges import answers, float_tensors, observe
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
@@ -20,7 +21,8 @@ READS = OnnxruntimeCpu().capabilities(load_profile("host"))
 def test_extremes_are_those_of_onnxruntimes_own_calibrator(tmp_path, model):
     package = model(tmp_path / "model")
     calibration = calibration_of(package)
-    graph = prepared(package, tmp_path)
+    graph = FloatGraph(package, calibration).model
+    onnx.save(graph, tmp_path / "prepared.onnx")
 
     class Reader(CalibrationDataReader):
         feeds = iter(calibration.feeds(len(calibration)))
@@ -28,7 +30,7 @@ def test_extremes_are_those_of_onnxruntimes_own_calibrator(tmp_path, model):
         def get_next(self):  # pyright: ignore[reportIncompatibleMethodOverride] - None ends it
             return next(self.feeds, None)
 
-    peer = MinMaxCalibrater(graph, augmented_model_path=str(tmp_path / "augmented.onnx"))
+    peer = MinMaxCalibrater(tmp_path / "prepared.onnx", augmented_model_path=str(tmp_path / "augmented.onnx"))
     peer.augment_graph()
     peer.create_inference_session()
     peer.collect_data(Reader())
@@ -48,7 +50,7 @@ def test_the_batches_do_not_matter(tmp_path, monkeypatch):
     found = []
     for size in (1, 5, 64):
         monkeypatch.setattr("targets.onnx_ranges.OBSERVED_AT_ONCE", size)
-        found.append(observe(prepared(package, tmp_path), calibration_of(package)))
+        found.append(FloatGraph(package, calibration_of(package)).histograms)
     for histograms in found[1:]:
         assert histograms.keys() == found[0].keys()
         for name, histogram in histograms.items():
@@ -59,13 +61,12 @@ def test_the_batches_do_not_matter(tmp_path, monkeypatch):
 
 def test_a_tensor_without_a_number_is_named(tmp_path):
     package = convolutional(tmp_path / "model")
-    graph = onnx.load(prepared(package, tmp_path))
+    graph = FloatGraph(package, calibration_of(package)).model
     first = graph.graph.node[0].output[0]
     graph.graph.node.append(onnx.helper.make_node("Log", [first], ["logarithm"]))
-    onnx.save(graph, tmp_path / "log.onnx")
     assert "logarithm" in float_tensors(graph)[1]
     with pytest.raises(UnsupportedError, match="tensor logarithm: it has NaN or infinity on calibration samples"):
-        observe(tmp_path / "log.onnx", calibration_of(package))
+        observe(graph, calibration_of(package))
 
 
 def test_the_method_that_answers_best_is_kept_and_said(tmp_path):
@@ -77,12 +78,14 @@ def test_the_method_that_answers_best_is_kept_and_said(tmp_path):
     spoilt[-1, 0, 0, 0] = 400.0
     outlying = replace(calibration, inputs={name: spoilt})
     (tmp_path / "out").mkdir()
-    made = static("route", StaticScheme("uint8"), package, outlying, READS).make(tmp_path / "out")
+    made = static("route", StaticScheme("uint8"), FloatGraph(package, outlying), READS).make(tmp_path / "out")
     method = made.notes[0].removeprefix("ranges by ").partition(":")[0]
     assert method != "min_max"
     said = float(made.notes[0].partition(": ")[2].partition(" dB")[0])
     feeds = outlying.feeds(16)[: COMPARED // 16]
-    assert sqnr_db(answers(package.graph, feeds), answers(made.graph, feeds)) == pytest.approx(said, abs=0.06)
+    assert sqnr_db(answers(onnx.load(package.graph), feeds), answers(onnx.load(made.graph), feeds)) == pytest.approx(
+        said, abs=0.06
+    )
     assert all(said >= float(other.rpartition(" ")[2]) for other in made.notes[0].partition("(")[2][:-1].split(", "))
 
 
@@ -92,6 +95,7 @@ def test_constant_inputs_give_a_sound_model(tmp_path, value):
     calibration = calibration_of(package)
     constant = {name: np.full_like(array, value) for name, array in calibration.inputs.items()}
     (tmp_path / "out").mkdir()
-    made = static("route", StaticScheme("uint8"), package, replace(calibration, inputs=constant), READS)
-    found = answers(made.make(tmp_path / "out").graph, replace(calibration, inputs=constant).feeds(4))
+    graph = FloatGraph(package, replace(calibration, inputs=constant))
+    made = static("route", StaticScheme("uint8"), graph, READS).make(tmp_path / "out")
+    found = answers(onnx.load(made.graph), replace(calibration, inputs=constant).feeds(4))
     assert np.isfinite(found).all()

@@ -32,7 +32,7 @@ from targets.target import Candidate
 class Odd(OnnxruntimeCpu):
     def candidates(self, package, profile, calibration):
         def spoilt(factor):
-            def make(folder):
+            def make(folder, in_float=frozenset()):
                 graph = read_graph(package)
                 for weight in graph.graph.initializer:
                     array = numpy_helper.to_array(weight)
@@ -41,10 +41,10 @@ class Odd(OnnxruntimeCpu):
                 return write_package(package, graph, folder, "int8")
             return make
 
-        def refused(folder):
+        def refused(folder, in_float=frozenset()):
             raise UnsupportedError("the node Conv_0 is too wide")
 
-        def broken(folder):
+        def broken(folder, in_float=frozenset()):
             graph = read_graph(package)
             graph.graph.node[0].input[0] = "nowhere"
             return write_package(package, graph, folder, "int8")
@@ -96,7 +96,7 @@ def test_everything_tried_is_written_down_and_the_fastest_is_kept(quantize, make
         alone.append(True)
         yield
 
-    made, choice = quantize(Quantize(max_drop=5, seconds=0.5), HOST, replace(make_work("q"), measuring=measuring))
+    made, choice = quantize(Quantize(max_drop=5, seconds=15), HOST, replace(make_work("q"), measuring=measuring))
     assert alone == [True]
     assert choice["choice"] == "measured"
     tried = {c["name"]: c for c in choice["candidates"]}

@@ -1,0 +1,86 @@
+"""A package's float graph as quantizers want it, and what calibration samples show of it, each worked out once."""
+
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from calibration.observers.histogram import Histogram
+from targets.onnx_graph import read_graph
+from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, observe
+from targets.onnx_regions import regions_of
+from targets.target import ModelPackage, Region
+
+if TYPE_CHECKING:
+    import onnx
+
+    from calibration.dataset import CalibrationSet
+
+# Of the calibration set: on so many samples ways to quantize are compared.
+COMPARED = 64
+
+
+class FloatGraph:
+    """package: what is to be quantized. calibration: samples that show what values its tensors have.
+
+    model: the prepared graph, where it is not the package's own but another that computes the same.
+    """
+
+    def __init__(
+        self, package: ModelPackage, calibration: "CalibrationSet", model: "onnx.ModelProto | None" = None
+    ) -> None:
+        self.package = package
+        self.calibration = calibration
+        if model is not None:
+            self.model = model
+
+    @cached_property
+    def model(self) -> "onnx.ModelProto":
+        """Constants and normalizations folded, shapes inferred. Who changes it, copies it first.
+
+        Raises UnsupportedError where the package is in another runtime's format.
+        """
+        return prepared(read_graph(self.package))
+
+    @cached_property
+    def histograms(self) -> dict[str, Histogram]:
+        """Tensor -> its values on the whole calibration set. Raises UnsupportedError for NaN and infinity."""
+        return observe(self.model, self.calibration)
+
+    @cached_property
+    def feeds(self) -> list[dict[str, np.ndarray]]:
+        """The samples that ways to quantize are compared on."""
+        return list(self.calibration.feeds(OBSERVED_AT_ONCE)[: COMPARED // OBSERVED_AT_ONCE])
+
+    @cached_property
+    def answers(self) -> np.ndarray:
+        """[samples, outputs] float64: its outputs for `feeds`."""
+        return answers(self.model, self.feeds)
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """What can be left in float; see targets.onnx_regions."""
+        return regions_of(self.model)
+
+
+def prepared(graph: "onnx.ModelProto") -> "onnx.ModelProto":
+    """A graph with constants and normalizations folded, shapes inferred, and every node named."""
+    import onnx
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    # Shapes that an exporter left contradict those of the nodes that the quantizers put in their place.
+    del graph.graph.value_info[:]
+    with tempfile.TemporaryDirectory() as folder:
+        unfolded, folded = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(graph, unfolded)
+        quant_pre_process(unfolded, folded, skip_symbolic_shape=True)
+        found = onnx.load(folded)
+    del found.graph.value_info[:]
+    taken = {node.name for node in found.graph.node}
+    for position, node in enumerate(found.graph.node):
+        if not node.name:
+            name = f"{node.op_type}_{position}"
+            node.name = name if name not in taken else f"{name}_unnamed"
+    return found
