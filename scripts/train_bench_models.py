@@ -1,7 +1,8 @@
-"""Trains the models of the int8 bench, as far as they are not there yet, and exports them: some 30 minutes the first time.
+"""Trains the models of the int8 bench, as far as they are not there yet: some 30 minutes the first time.
 
-Each is trained on the labels or from the answers of a larger one by the project's own training loop, exported by its own
-exporter, and kept in ~/.cache/edgewright-bench/models. Test samples serve the accuracy that is printed, and nothing else.
+Each learns from the labels or from the answers of a larger one, in the project's own training loop, is exported by its
+own exporter, and kept in ~/.cache/edgewright-bench/models. Test samples serve the accuracy that is printed, and nothing
+else.
 """
 
 import argparse
@@ -22,24 +23,20 @@ from bench_models.catalogue import CALIBRATION_SAMPLES, FASHION, FOLDER, MAILS, 
 from benchmark import ROOT
 
 sys.path.insert(0, str(ROOT))
-from calibration.dataset import choose_balanced  # noqa: E402
-from pipeline import edits, exporters, hugging_face, model, onnx_graph, training  # noqa: E402
-from pipeline.data import Split, load_split  # noqa: E402
-from pipeline.loading import Record, complete, encode, read_tables  # noqa: E402
-from pipeline.recipe import DataSource, ModelSource  # noqa: E402
-from pipeline.samples import Samples  # noqa: E402
-from pipeline.stage import Work  # noqa: E402
-from pipeline.stages.prepare import Prepare  # noqa: E402
-from pipeline.tasks.image_classification import ImageClassification  # noqa: E402
-from pipeline.tasks.text_classification import TextClassification  # noqa: E402
-from pipeline.training_settings import TrainingSettings  # noqa: E402
-from pipeline.weights import put_weights, read_weights, write_weights  # noqa: E402
-from targets.device.preprocess import preprocess  # noqa: E402
+from calibration.dataset import choose_balanced
+from pipeline import edits, exporters, hugging_face, model, onnx_graph, training
+from pipeline.data import Split, load_split
+from pipeline.loading import Record, complete, encode, read_tables
+from pipeline.recipe import DataSource, ModelSource
+from pipeline.samples import Samples
+from pipeline.stage import Work
+from pipeline.stages.prepare import Prepare
+from pipeline.training_settings import TrainingSettings
+from pipeline.weights import put_weights, read_weights, write_weights
 
 if TYPE_CHECKING:
     from pipeline.task import Task
 
-TASKS = {"image-classification": ImageClassification, "text-classification": TextClassification}
 SETTINGS: dict[str, Any] = {
     "epochs": 3,
     "temperature": 4.0,
@@ -56,10 +53,6 @@ SETTINGS: dict[str, Any] = {
 }
 # Variants of each training sample that the teacher answers; the first is the sample itself.
 VIEWS = {"fashion": 1, "mails": 2}
-
-
-def task_of(data: Data) -> "Task":
-    return TASKS[data.task](**data.settings)
 
 
 def take_sources() -> None:
@@ -84,7 +77,7 @@ def prepare(data: Data) -> None:
     new = data.folder.with_name(f".{data.name}")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    task, source = task_of(data), DataSource(**data.source)
+    task, source = data.make_task(), DataSource(**data.source)
     tokenizer = str(ROOT / "recipes/spam/minilm") if data is MAILS else None
     Prepare()(
         Work(new, new, FOLDER, nullcontext, lambda _, text: print(f"{data.name}: {text}", flush=True)),
@@ -94,18 +87,13 @@ def prepare(data: Data) -> None:
     )
     train = load_split(new, "train")
     chosen = train.take(choose_balanced(train.labels, CALIBRATION_SAMPLES, seed=0))
-    np.savez(new / "calibration.npz", **inputs_of(chosen, task, new))
+    np.savez(new / "calibration.npz", **data.inputs_of(chosen, new))
     out = FOLDER / data.source["calibration"]
     if data is MAILS:
         out.write_text("".join(f"{line}\n" for line in lines_of(chosen, task, source, tokenizer)))
     else:
         np.savez(out, image=chosen.columns["image"], label=chosen.labels)
     new.rename(data.folder)
-
-
-def inputs_of(split: Split, task: "Task", folder: Path) -> dict[str, Any]:
-    """Input name -> array, as the model takes them."""
-    return preprocess(task.preprocessing(folder), split.columns)
 
 
 def lines_of(chosen: Split, task: "Task", source: DataSource, tokenizer: str | None) -> list[str]:
@@ -120,13 +108,15 @@ def lines_of(chosen: Split, task: "Task", source: DataSource, tokenizer: str | N
 def train(bench_model: BenchModel, module: torch.nn.Module, teacher: torch.nn.Module | None) -> None:
     """In place, from the labels and, where there is one, the answers of a teacher."""
     data = bench_model.data
-    task = task_of(data)
-    splits = [Samples(load_split(data.folder, name), task.preprocessing(data.folder)) for name in ("train", "validation")]
+    task = data.make_task()
+    splits = [
+        Samples(load_split(data.folder, name), task.preprocessing(data.folder)) for name in ("train", "validation")
+    ]
     answers = teachers_answers(data, task, splits[0], teacher) if teacher else []
     settings = TrainingSettings(**SETTINGS | (bench_model.training or {}))
     start, last = time.monotonic(), [0.0]
 
-    def progress(fraction: float, text: str) -> None:
+    def progress(_fraction: float, text: str) -> None:
         if time.monotonic() - last[0] > 20:
             last[0] = time.monotonic()
             print(f"{bench_model.name}: {text}, {last[0] - start:.0f} s", flush=True)
@@ -184,7 +174,7 @@ def make_transformer(bench_model: BenchModel, folder: Path) -> torch.nn.Module:
 
 def load_transformer(folder: Path) -> torch.nn.Module:
     source = ModelSource(folder=str(folder))
-    return hugging_face.load_folder(folder, task_of(MAILS), source, 2, may_lack_head=False)[0]
+    return hugging_face.load_folder(folder, MAILS.make_task(), source, 2, may_lack_head=False)[0]
 
 
 def load_module(bench_model: BenchModel) -> torch.nn.Module:
@@ -200,7 +190,7 @@ def load_module(bench_model: BenchModel) -> torch.nn.Module:
 def export(bench_model: BenchModel, module: torch.nn.Module, path: Path) -> None:
     """As the export stage does it."""
     data = bench_model.data
-    task = task_of(data)
+    task = data.make_task()
     samples = Samples(load_split(data.folder, "validation"), task.preprocessing(data.folder))
     two = samples.batch(torch.arange(2))
     inputs = {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape[1:])) for name, t in two.items()}
@@ -220,9 +210,7 @@ def export(bench_model: BenchModel, module: torch.nn.Module, path: Path) -> None
 def write_recipe(bench_model: BenchModel, folder: Path) -> None:
     """All of a recipe but its stages and devices; its paths are relative to the model's folder."""
     data = bench_model.data
-    source = {
-        key: f"../{value}" if isinstance(value, str) else value for key, value in data.source.items()
-    }
+    source = {key: f"../{value}" if isinstance(value, str) else value for key, value in data.source.items()}
     teacher = (
         {"folder": "teacher"}
         if bench_model.factory is None
@@ -251,10 +239,9 @@ def make(bench_model: BenchModel) -> None:
 
 def test_accuracy(bench_model: BenchModel, path: Path) -> float:
     """Of the exported graph."""
-    task, folder = task_of(bench_model.data), bench_model.data.folder
-    split = load_split(folder, "test")
+    split = load_split(bench_model.data.folder, "test")
     session = onnx_graph.session(path, torch.get_num_threads())
-    inputs = inputs_of(split, task, folder)
+    inputs = bench_model.data.inputs_of(split)
     answers = [
         onnx_graph.run_graph(session, {name: array[i : i + 256] for name, array in inputs.items()})
         for i in range(0, len(split), 256)

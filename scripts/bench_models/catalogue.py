@@ -2,9 +2,15 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark import KEPT
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.data import Split
+    from pipeline.task import Task
 
 FOLDER = KEPT / "models"
 # Of every model: samples that set the ranges of a static int8 model, ours and the peers' the same.
@@ -24,6 +30,19 @@ class Data:
     def folder(self) -> Path:
         """What prepare makes of it (train/, validation/, test/, summary.json), and calibration.npz: model inputs."""
         return FOLDER / "prepared" / self.name
+
+    def make_task(self) -> "Task":
+        from pipeline.tasks.image_classification import ImageClassification
+        from pipeline.tasks.text_classification import TextClassification
+
+        kinds = {"image-classification": ImageClassification, "text-classification": TextClassification}
+        return kinds[self.task](**self.settings)
+
+    def inputs_of(self, split: "Split", folder: Path | None = None) -> "dict[str, np.ndarray]":
+        """Input name -> array, as a model takes them. folder: of the splits, where it is not yet this one."""
+        from targets.device.preprocess import preprocess
+
+        return preprocess(self.make_task().preprocessing(folder or self.folder), split.columns)
 
 
 FASHION = Data(
@@ -52,12 +71,14 @@ class BenchModel:
     """One model of the bench. Below FOLDER / name: recipe.yaml, model.onnx, and its weights.
 
     family: what kind of network it stands for.
+    architecture: "convolutional", "transformer" or "recurrent", which the peers' documentation advises differently for.
     factory: "file.py:function" of its own folder; None for a Hugging Face folder, `teacher`.
     training: what differs from the settings in train_bench_models.py; None where it is trained elsewhere.
     """
 
     name: str
     family: str
+    architecture: str
     data: Data
     factory: str | None
     training: dict[str, Any] | None = field(default_factory=dict[str, Any])
@@ -72,16 +93,20 @@ class BenchModel:
         return self.folder / "model.onnx"
 
 
+SLOWLY: dict[str, Any] = {"learning_rate": 1e-3}
+# Of layers that were trained before.
+TUNED: dict[str, Any] = {"epochs": 5, "learning_rate": 1e-4}
+
 MODELS = (
-    BenchModel("resnet", "residual CNN", FASHION, "fashion.py:teacher", None),
-    BenchModel("mobilenet", "depthwise CNN", FASHION, "vision.py:mobilenet"),
-    BenchModel("convnext", "ConvNeXt", FASHION, "vision.py:convnext", {"learning_rate": 1e-3}),
-    BenchModel("vgg", "plain CNN", FASHION, "vision.py:vgg"),
-    BenchModel("vit", "vision transformer", FASHION, "vision.py:vit", {"epochs": 5, "learning_rate": 1e-3}),
-    BenchModel("minilm", "text transformer", MAILS, None, None),
-    BenchModel("minilm-2", "text transformer, 2 layers", MAILS, None, {"epochs": 5, "learning_rate": 1e-4}),
-    BenchModel("words-cnn", "1-D CNN", WORDS, "speech.py:cnn", {"epochs": 8}),
-    BenchModel("words-gru", "recurrent", WORDS, "speech.py:gru", {"epochs": 8}),
+    BenchModel("resnet", "residual CNN", "convolutional", FASHION, "fashion.py:teacher", None),
+    BenchModel("mobilenet", "depthwise CNN", "convolutional", FASHION, "vision.py:mobilenet"),
+    BenchModel("convnext", "ConvNeXt", "convolutional", FASHION, "vision.py:convnext", SLOWLY),
+    BenchModel("vgg", "plain CNN", "convolutional", FASHION, "vision.py:vgg"),
+    BenchModel("vit", "vision transformer", "transformer", FASHION, "vision.py:vit", SLOWLY | {"epochs": 5}),
+    BenchModel("minilm", "text transformer", "transformer", MAILS, None, None),
+    BenchModel("minilm-2", "text transformer, 2 layers", "transformer", MAILS, None, TUNED),
+    BenchModel("words-cnn", "1-D CNN", "convolutional", WORDS, "speech.py:cnn", {"epochs": 8}),
+    BenchModel("words-gru", "recurrent", "recurrent", WORDS, "speech.py:gru", {"epochs": 8}),
 )
 
 

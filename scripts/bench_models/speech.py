@@ -17,7 +17,11 @@ class WordCnn(nn.Module):
             (width, width, 5, 2),
             (width, width, 3, 1),
         ):
-            layers += [nn.Conv1d(c_in, c_out, kernel, stride, kernel // 2, bias=False), nn.BatchNorm1d(c_out), nn.ReLU()]
+            layers += [
+                nn.Conv1d(c_in, c_out, kernel, stride, kernel // 2, bias=False),
+                nn.BatchNorm1d(c_out),
+                nn.ReLU(),
+            ]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width, 10)
 

@@ -8,7 +8,7 @@ from torch import nn
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel alone, project; a shortcut where shapes agree (Sandler et al. 2018, arXiv:1801.04381)."""
+    """Expands, filters each channel, projects; adds its input where it can (Sandler et al. 2018, arXiv:1801.04381)."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, expansion: int = 4) -> None:
         super().__init__()

@@ -2,7 +2,10 @@ import sys
 
 from olive.workflows import run
 
-model, _calibration, out = sys.argv[1:4]
+model, _calibration, out, architecture = sys.argv[1:5]
+passes = {"quantize": {"type": "OnnxDynamicQuantization", "precision": "int8", "per_channel": True}}
+if architecture == "transformer":
+    passes = {"fuse": {"type": "OrtTransformersOptimization", "model_type": "bert"}, **passes}
 run(
     {
         "input_model": {"type": "ONNXModel", "model_path": model},
@@ -12,10 +15,7 @@ run(
                 "accelerators": [{"device": "cpu", "execution_providers": ["CPUExecutionProvider"]}],
             }
         },
-        "passes": {
-            "fuse": {"type": "OrtTransformersOptimization", "model_type": "bert"},
-            "quantize": {"type": "OnnxDynamicQuantization", "precision": "int8", "per_channel": True},
-        },
+        "passes": passes,
         "target": "here",
         "output_dir": out,
         "cache_dir": "cache",

@@ -20,7 +20,7 @@ class Reader(CalibrationDataReader):
 quant_pre_process(model, "prepared.onnx")
 quantize_static(
     "prepared.onnx",
-    out,
+    f"{out}/model.onnx",
     Reader(),
     quant_format=QuantFormat.QDQ,
     activation_type=QuantType.QUInt8,
