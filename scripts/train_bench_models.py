@@ -87,7 +87,8 @@ def prepare(data: Data) -> None:
     )
     train = load_split(new, "train")
     chosen = train.take(choose_balanced(train.labels, CALIBRATION_SAMPLES, seed=0))
-    np.savez(new / "calibration.npz", **data.inputs_of(chosen, new))
+    inputs: dict[str, Any] = dict(data.inputs_of(chosen, new))
+    np.savez(new / "calibration.npz", **inputs)
     out = FOLDER / data.source["calibration"]
     if data is MAILS:
         out.write_text("".join(f"{line}\n" for line in lines_of(chosen, task, source, tokenizer)))
@@ -121,7 +122,7 @@ def train(bench_model: BenchModel, module: torch.nn.Module, teacher: torch.nn.Mo
             last[0] = time.monotonic()
             print(f"{bench_model.name}: {text}, {last[0] - start:.0f} s", flush=True)
 
-    training.train(module, task, *splits, settings, teacher=answers, progress=progress)
+    training.train(module, task, splits[0], splits[1], settings, teacher=answers, progress=progress)
 
 
 def teachers_answers(data: Data, task: "Task", samples: Samples, teacher: torch.nn.Module) -> list[np.ndarray]:

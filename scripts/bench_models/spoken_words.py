@@ -6,6 +6,7 @@ No voice is in two splits, so that the test says something of voices that no mod
 import ctypes
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from packages import scratch, wheel
@@ -38,7 +39,7 @@ class Synthesiser:
         self._library.espeak_SetSynthCallback(self._callback)
         self.variants = sorted(file.name for file in (folder / "espeak-ng-data/voices/!v").iterdir())
 
-    def _keep(self, samples: "ctypes._Pointer[ctypes.c_short]", count: int, _events: int) -> int:
+    def _keep(self, samples: Any, count: int, _events: int) -> int:
         if samples and count > 0:
             self._parts.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
