@@ -1,0 +1,121 @@
+"""The table of the int8 bench, and what it comes to: geometric means, the best of all peers, drops of accuracy.
+
+int8_table.py prints the tables that were measured last, as Markdown.
+"""
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from int8_artifacts import OURS, WORK
+
+FP32 = "fp32"
+# A peer that loses more is no choice that anyone would make.
+USABLE_DROP = 1.0
+Row = Mapping[str, Any]
+COLUMNS = ("model", "runtime", "threads", "tool", "scheme", "drop", "size", "p50 against fp32", "CPU s", "lines")
+
+
+def geometric_mean(values: Iterable[float]) -> float | None:
+    """None of none."""
+    logs = [math.log(value) for value in values]
+    return math.exp(statistics.fmean(logs)) if logs else None
+
+
+def works(row: Row) -> bool:
+    """Whether there is an artifact and the runtime ran it."""
+    return not row["error"] and "p50_ms" in row
+
+
+def cells(rows: Iterable[Row]) -> dict[tuple[str, str, int], list[Row]]:
+    """Rows by model, runtime and threads: what was timed side by side."""
+    found: dict[tuple[str, str, int], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["model"], row["runtime"], row["threads"]), []).append(row)
+    return found
+
+
+def ours_of(rows: Sequence[Row]) -> Row | None:
+    """Our artifact of a cell; None where there is none."""
+    return next((row for row in rows if row["tool"] == OURS and works(row)), None)
+
+
+def peers_of(rows: Sequence[Row], most_drop: float | None = None) -> list[Row]:
+    """What peers made of a cell's model, that runs and costs no more than `most_drop` points."""
+    return [
+        row
+        for row in rows
+        if row["tool"] not in (OURS, FP32) and works(row) and (most_drop is None or row["drop_points"] <= most_drop)
+    ]
+
+
+def speed_against(rows: Iterable[Row], peer: str, runtime: str) -> list[float]:
+    """p50 of the peer's artifact over ours, wherever both run, on a runtime."""
+    return [
+        row["p50_ms"] / mine["p50_ms"]
+        for (_, where, _), cell in cells(rows).items()
+        if where == runtime and (mine := ours_of(cell))
+        for row in peers_of(cell)
+        if row["tool"] == peer
+    ]
+
+
+def speed_against_oracle(rows: Iterable[Row], most_drop: float | None) -> dict[tuple[str, str, int], float]:
+    """p50 of the fastest of all peers over ours, by cell. most_drop: of accuracy, of the peers that count."""
+    return {
+        key: min(row["p50_ms"] for row in rivals) / mine["p50_ms"]
+        for key, cell in cells(rows).items()
+        if (mine := ours_of(cell)) and (rivals := peers_of(cell, most_drop))
+    }
+
+
+def slower_than_fp32(rows: Iterable[Row]) -> list[Row]:
+    """Our artifacts that are slower beyond doubt."""
+    return [row for row in rows if row["tool"] == OURS and works(row) and row["to_fp32"]["high95"] < 1]
+
+
+def cells_of_row(row: Row) -> tuple[str, ...]:
+    """A row of the table, as text."""
+    start = (row["model"], row["runtime"], str(row["threads"]), row["tool"])
+    end = (f"{row['cpu_seconds']:.0f}" if row["cpu_seconds"] else "", str(row["lines"] or ""))
+    if not works(row):
+        return (*start, row["scheme"], "", "", f"fails: {row['error']}", *end)
+    ratio = row["to_fp32"]
+    return (
+        *start,
+        row["scheme"] + (" (float)" if row["tool"] == OURS and row["precision"] == FP32 else ""),
+        f"{row['drop_points']:+.2f}",
+        f"{row['size_bytes'] / 1e6:.2f} MB",
+        f"{ratio['value']:.2f}x ({ratio['low95']:.2f} to {ratio['high95']:.2f})",
+        *end,
+    )
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    """The table, a line for each artifact and each failure."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+    lines += [f"| {' | '.join(text.replace('|', '/') for text in cells_of_row(row))} |" for row in rows]
+    return "\n".join(lines)
+
+
+def plain(rows: Iterable[Row]) -> str:
+    """The same for a terminal, in columns."""
+    table = [COLUMNS, *(cells_of_row(row) for row in rows)]
+    widths = [
+        max(len(line[i]) for line in table if i != 7 or not line[i].startswith("fails")) for i in range(len(COLUMNS))
+    ]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in table
+    )
+
+
+def stored(code: str = "*") -> list[Row]:
+    """All rows that were measured with this code, or with any."""
+    return [row for path in sorted((WORK / "tables").glob(f"*-{code}.json")) for row in json.loads(path.read_text())]
+
+
+if __name__ == "__main__":
+    print(markdown(stored(*sys.argv[1:2])))
