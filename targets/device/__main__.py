@@ -18,7 +18,11 @@ from targets.device.errors import CallError, DeviceError
 
 MAX_SECONDS = 3600
 # What in_new_process may ask for: the module whose main answers.
-COMMANDS = {"fresh-process": "targets.device.fresh", "run-payload": "targets.device.validate"}
+COMMANDS = {
+    "fresh-process": "targets.device.fresh",
+    "run-payload": "targets.device.validate",
+    "tensors": "targets.device.tensors",
+}
 EXIT_CODES = "exit codes: 0 holds; 2 wrong call; 3 a gate does not hold; 4 not what it claims; 5 not for this device"
 
 
