@@ -197,6 +197,40 @@ def inspect(bundle: BundlePath, as_json: Json = False, verbose: Verbose = False,
         print_tree(found if verbose else {key: value for key, value in found.items() if key != "files"})
 
 
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="The reference: a bundle or an .onnx file.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What is judged: a bundle or an .onnx file.")],
+    given: Annotated[
+        Path | None, typer.Option("--input", metavar="FILE", help="Inputs as .npz; otherwise a bundle's golden ones.")
+    ] = None,
+    on: Annotated[str, typer.Option(help="Where B is run: local, or qemu:CPU, such as qemu:Haswell.")] = "local",
+    on_a: Annotated[str, typer.Option("--on-a", help="Where A is run.")] = "local",
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with a plot.")] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+    offline: Offline = False,
+) -> None:
+    """Name the first operator of B whose result differs from A's by more than expected.
+
+    It exits with 3 where one does.
+    """
+    _begin(verbose, offline)
+    from pipeline import diff as divergence
+    from pipeline.report.divergence import print_divergence, record, write_page
+
+    if html is not None and not html.resolve().parent.is_dir():
+        raise InputError(f"{html}: its folder does not exist", "name a file in a folder that exists")
+    found = divergence.diff(a, b, given, on_a=on_a, on_b=on)
+    if html is not None:
+        write_page(found, html)
+    if as_json:
+        print_json(record(found))
+    else:
+        print_divergence(found)
+    raise typer.Exit(3 if found.culprit else 0)
+
+
 @cache_app.command("ls")
 def cache_ls(as_json: Json = False, verbose: Verbose = False, offline: Offline = False) -> None:
     """List the artifacts, the oldest first."""

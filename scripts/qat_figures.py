@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import onnx
 import yaml
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
 
@@ -36,16 +37,16 @@ from pipeline.stage import Work  # noqa: E402
 from pipeline.stages.qat import Qat  # noqa: E402
 from pipeline.store import Store  # noqa: E402
 from pipeline.training_settings import settings_of  # noqa: E402
+from targets.onnx_float import FloatGraph  # noqa: E402
 from targets.onnx_graph import refusing  # noqa: E402
 from targets.onnx_quantization import (  # noqa: E402
-    PRODUCTS,
     PRODUCTS_AND_TABLES,
     StaticScheme,
     finished,
-    prepared,
     quiet,
     static,
 )
+from targets.onnx_regions import PRODUCTS  # noqa: E402
 from targets.onnxruntime_cpu import OnnxruntimeCpu  # noqa: E402
 from targets.target import Capabilities, ModelPackage  # noqa: E402
 
@@ -54,7 +55,7 @@ ROUTES = {
     "static-s8s8": StaticScheme("int8"),
     "static-u8s8-unsaturated": StaticScheme("uint8", guard="pairs"),
     "static-u8s8-products": StaticScheme("uint8", PRODUCTS_AND_TABLES),
-    "explicit-s8s8": StaticScheme("int8", PRODUCTS, symmetric=True, explicit=True),
+    "explicit-s8s8": StaticScheme("int8", PRODUCTS, symmetric=True, explicit=True, float_outputs=PRODUCTS),
 }
 # Points on the validation split: cases that lose less are none of the figure's.
 LOST = 1.0
@@ -117,7 +118,7 @@ def cases(recipe_file: Path, epochs: int, routes: Sequence[str] = (*ROUTES, *STO
                 if name in STOCK:
                     made = stock(name, package, calibration, able, folder / "made")
                 else:
-                    made = static(name, ROUTES[name], package, calibration, able).make(folder / "made")
+                    made = static(name, ROUTES[name], FloatGraph(package, calibration), able).make(folder / "made")
             except EdgewrightError as error:
                 yield Case(entries["name"], name, refused=error.message)
                 continue
@@ -144,11 +145,12 @@ def stock(
 ) -> ModelPackage:
     """By onnxruntime's own calibration and defaults. Raises UnsupportedError where it cannot take the graph."""
     with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "quantized.onnx"
+        source, out = Path(scratch) / "float.onnx", Path(scratch) / "quantized.onnx"
+        onnx.save(FloatGraph(package, calibration).model, source)
         feeds = [{k: v[i : i + 1] for k, v in calibration.inputs.items()} for i in range(STOCK_SAMPLES)]
         method = CalibrationMethod[STOCK[name]]
-        quantize_static(prepared(package, Path(scratch)), out, Reader(feeds), calibrate_method=method)
-        return finished(package, out, folder, "int8", able)
+        quantize_static(source, out, Reader(feeds), calibrate_method=method)
+        return finished(package, onnx.load(out), folder, "int8", able)
 
 
 class Reader(CalibrationDataReader):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calibration.saturation import as_matrix, is_depthwise, safe_scales
+from calibration.saturation import LARGEST_PAIR, as_matrix, is_depthwise, largest_pair, safe_scales
 
 if TYPE_CHECKING:
     import onnx
@@ -28,7 +28,7 @@ def unsaturated_weights(model: "onnx.ModelProto", *, gemm_as_matmul: bool) -> di
         # What several nodes read, each may read in another order.
         if name not in arrays or readers[name] > 1:
             continue
-        ordered = _in_order_of_summing(node, onnx.numpy_helper.to_array(arrays[name]))
+        ordered = in_order_of_summing(node, onnx.numpy_helper.to_array(arrays[name]))
         if ordered is not None:
             axis, matrix = ordered
             if gemm_as_matmul and node.op_type == "Gemm":
@@ -40,7 +40,7 @@ def unsaturated_weights(model: "onnx.ModelProto", *, gemm_as_matmul: bool) -> di
     return settings
 
 
-def _in_order_of_summing(node: "onnx.NodeProto", weights: np.ndarray) -> "tuple[int, np.ndarray] | None":
+def in_order_of_summing(node: "onnx.NodeProto", weights: np.ndarray) -> "tuple[int, np.ndarray] | None":
     """The axis of the output channels and the weights as [k, channels]; None where it is not known."""
     import onnx
 
@@ -52,3 +52,22 @@ def _in_order_of_summing(node: "onnx.NodeProto", weights: np.ndarray) -> "tuple[
     if node.op_type == "Gemm" and weights.ndim == 2:
         return (0, weights.T) if attributes.get("transB", 0) else (1, weights)
     return None
+
+
+def can_clip(model: "onnx.ModelProto", node: "onnx.NodeProto") -> bool:
+    """Whether two products of this node's integers can exceed 16 bits, as they may where there is no VNNI."""
+    import onnx
+
+    from targets.onnx_integers import QuantizedGraph
+
+    graph = QuantizedGraph(model)
+    index = graph.producer.get(node.input[1]) if len(node.input) > 1 else None
+    behind = graph.nodes[index].input[0] if index is not None and graph.nodes[index].input else node.input[1]
+    integers = graph.arrays.get(behind)
+    if integers is None or integers.dtype != np.int8:
+        return False
+    as_float = onnx.NodeProto()
+    as_float.CopyFrom(node)
+    as_float.op_type = node.op_type.removesuffix("Integer")
+    ordered = in_order_of_summing(as_float, integers)
+    return ordered is not None and bool((largest_pair(ordered[1]) > LARGEST_PAIR).any())

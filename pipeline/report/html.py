@@ -20,24 +20,25 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     """
     page = render(report)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "report.json", dumps(report))
-    _write(folder / "report.html", page)
+    write(folder / "report.json", dumps(report))
+    write(folder / "report.html", page)
 
 
 def write_index(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Writes one table over the devices of a build, each linked to DEVICE/report.html beside `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [view.row(Report.from_json(report)) for report in reports]
-    _write(path, _environment().get_template("index.html.j2").render(recipe=reports[0]["recipe"], rows=rows))
+    write(path, environment().get_template("index.html.j2").render(recipe=reports[0]["recipe"], rows=rows))
 
 
 def render(report: Mapping[str, Any]) -> str:
     """The text of report.html. Raises InputError where the report is not of schema 1."""
     record = Report.from_json(report)
-    return _environment().get_template("template.html.j2").render(r=record, v=view.page(record))
+    return environment().get_template("template.html.j2").render(r=record, v=view.page(record))
 
 
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """What renders the templates of this folder."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -52,7 +53,7 @@ def _environment() -> "Environment":
     return environment
 
 
-def _write(path: Path, content: str) -> None:
+def write(path: Path, content: str) -> None:
     """Whole or not at all; a file that says the same already keeps its time."""
     if path.exists() and path.read_text(encoding="utf-8") == content:
         return

@@ -22,6 +22,7 @@ COMMANDS = {
     "answers": "targets.device.answers",
     "fresh-process": "targets.device.fresh",
     "run-payload": "targets.device.validate",
+    "tensors": "targets.device.tensors",
 }
 EXIT_CODES = "exit codes: 0 holds; 2 wrong call; 3 a gate does not hold; 4 not what it claims; 5 not for this device"
 

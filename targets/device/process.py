@@ -21,18 +21,23 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def in_new_process(command: str, spec: dict[str, Any], subject: str, timeout_s: float) -> dict[str, Any]:
+def in_new_process(
+    command: str, spec: dict[str, Any], subject: str, timeout_s: float, emulator: str | None = None
+) -> dict[str, Any]:
     """The answer of `command` (see __main__.COMMANDS) to `spec`, both JSON, in a process that finds this package here.
 
-    subject: what a message says it was about. Raises what the command raised; UnsuitedError where the process crashes,
+    subject: what a message says it was about. emulator: the command to start it by; None for what this process was
+    started by. Raises what the command raised; UnsuitedError where the process crashes,
     runs out of memory or takes longer than `timeout_s`.
     """
     packed = ROOT.is_file()
     start = [str(ROOT)] if packed else ["-m", __package__ or ""]
+    emulator = os.environ.get(EMULATOR, "") if emulator is None else emulator
     path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    program = [*shlex.split(os.environ.get(EMULATOR, "")), sys.executable, *start]
+    program = [*shlex.split(emulator), sys.executable, *start]
     folder = ROOT.parent if packed else ROOT
-    return ask([*program, command], folder, {**os.environ, "PYTHONPATH": path}, spec, subject, timeout_s)
+    environment = {**os.environ, "PYTHONPATH": path, EMULATOR: emulator}
+    return ask([*program, command], folder, environment, spec, subject, timeout_s)
 
 
 def ask(

@@ -37,7 +37,7 @@ def run(tmp_path, repository):
 def test_help_names_every_verb(run):
     done = run("--help")
     assert done.returncode == 0
-    for verb in ("build", "plan", "devices", "validate", "inspect", "cache"):
+    for verb in ("build", "plan", "devices", "validate", "inspect", "diff", "cache"):
         assert f"\n  {verb} " in done.stdout
 
 
@@ -54,7 +54,7 @@ def test_the_command_line_imports_typer_alone(run):
     assert run(code=code).stdout.split() == ["pipeline"]
 
 
-@pytest.mark.parametrize("verb", ["build", "plan", "devices", "validate", "inspect", "cache ls", "cache prune"])
+@pytest.mark.parametrize("verb", ["build", "plan", "devices", "validate", "inspect", "diff", "cache ls", "cache prune"])
 def test_every_verb_takes_the_common_options(run, verb):
     told = run(*verb.split(), "--help").stdout
     assert all(option in told for option in ("--json", "--verbose", "--offline"))

@@ -12,6 +12,7 @@ from calibration.saturation import LARGEST_PAIR, largest_pair
 from pipeline.onnx_operators import OPERATORS
 from pipeline.quantized_module import QuantizedModule
 from targets.device.golden import sqnr_db
+from targets.onnx_float import FloatGraph
 from targets.onnx_quantization import PRODUCTS_AND_TABLES, StaticScheme, dynamic, static
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
@@ -45,7 +46,7 @@ def quantized(tmp_path_factory):
             package = getattr(models, kind)(tmp_path_factory.mktemp("float"))
             calibration = models.calibration_of(package)
             folder = tmp_path_factory.mktemp("int8")
-            made[name] = static(name, scheme, package, calibration, READS).make(folder)
+            made[name] = static(name, scheme, FloatGraph(package, calibration), READS).make(folder)
         return made[name]
 
     return make
@@ -276,7 +277,9 @@ def test_an_operator_as_onnx_runtime_has_it(op, shape, reads, attributes):
 def test_what_has_no_form_that_can_be_trained_is_named(tmp_path, quantized):
     package = models.transformer(tmp_path / "float")
     (tmp_path / "int8").mkdir()
-    made = dynamic("dynamic", package, READS, "none").make(tmp_path / "int8")
+    made = dynamic("dynamic", FloatGraph(package, models.calibration_of(package)), READS, "none").make(
+        tmp_path / "int8"
+    )
     with pytest.raises(UnsupportedError, match=r"node \w+ \(\w+\) has no form that can be trained"):
         QuantizedModule(onnx.load(made.graph))
     with pytest.raises(UnsupportedError, match="no activation"):

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from calibration.divergence import Difference, Finding, Layer
+from pipeline.diff import Artifact, Comparison
+from pipeline.report.divergence import write_page
 from pipeline.report.html import write_index, write_report
 
 ROOT = Path(__file__).parents[3]
@@ -164,7 +167,33 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, report in reports.items():
         write_report(report, folder / name)
     write_index(list(reports.values()), folder / "index.html")
-    return {name: folder / name / "report.html" for name in reports} | {"index": folder / "index.html"}
+    write_page(divergence(), folder / "divergence.html")
+    own = {name: folder / f"{name}.html" for name in ("index", "divergence")}
+    return {name: folder / name / "report.html" for name in reports} | own
+
+
+def divergence() -> Comparison:
+    """Two dozen tensors, of which one differs by more than expected, one is exact and one has no counterpart."""
+    layers: list[Layer] = []
+    for i in range(24):
+        total = Difference(45.0 - i, 0.01 * i, 0.001 * i)
+        finding = Finding("saturation", f"node_Conv_{i}", f"relu_{i}", "2.68% of the kernel's integers are wrong")
+        own = None if i == 3 else Difference(300.0 if i == 5 else 18.0 if i == 11 else 38.0 - i % 3, 0.1, 0.01)
+        layers.append(
+            Layer(
+                tensor=f"blocks.{i}.residual.activation_with_a_long_name",
+                op=f"node_Conv_{i}",
+                op_type="Conv",
+                quantized="uint8 × 0.01489, zero 140",
+                total=None if i == 3 else total,
+                own=own,
+                expected_db=None if i == 5 else 38.0 - i % 3,
+                findings=(finding,) if i == 11 else (),
+            )
+        )
+    sides = [Artifact(Path(name), "onnxruntime_cpu", Path(), (name,), {}, ()) for name in ("float.onnx", "int8.onnx")]
+    note = "looking into B changed its answers (55.8 dB)"
+    return Comparison(sides[0], sides[1], 8, tuple(layers), Difference(21.8, 0.9, 0.1), (note,))
 
 
 def overlap(a: list[float], b: list[float]) -> bool:
@@ -172,7 +201,7 @@ def overlap(a: list[float], b: list[float]) -> bool:
     return min(a[2], b[2]) - max(a[0], b[0]) > 1 and min(a[3], b[3]) - max(a[1], b[1]) > 3
 
 
-NAMES = [*(file.stem for file in REPORTS), "index"]
+NAMES = [*(file.stem for file in REPORTS), "index", "divergence"]
 pytestmark = pytest.mark.slow
 
 

@@ -21,6 +21,7 @@ from pipeline.stages.export import Export
 from pipeline.stages.load import Load
 from pipeline.stages.qat import Qat
 from pipeline.store import Store
+from targets.onnx_float import FloatGraph
 from targets.onnx_quantization import StaticScheme, dynamic, static
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
@@ -46,8 +47,8 @@ def made(tmp_path_factory, recipe_folder, task, data, teacher):
     able = TARGET.capabilities(HOST.profile)
     folders = {"float": exported.out}
     for candidate in (
-        static("static", StaticScheme("uint8"), package, calibration, able),
-        dynamic("dynamic", package, able, "none"),
+        static("static", StaticScheme("uint8"), FloatGraph(package, calibration), able),
+        dynamic("dynamic", FloatGraph(package, calibration), able, "none"),
     ):
         folders[candidate.name] = tmp_path_factory.mktemp(candidate.name)
         candidate.make(folders[candidate.name])

@@ -1,0 +1,220 @@
+"""`edgewright diff A B`: two artifacts on the same inputs, and the first operator of B whose result is off."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibration.divergence import Difference, Finding, Layer, difference, first, joined
+from calibration.errors import InputError, UnsupportedError
+from targets.device.arrays import read_arrays
+from targets.device.errors import BundleError
+from targets.device.golden import read_golden
+from targets.device.tensors import tensors
+from targets.device.verify import find_payload, verify
+from targets.onnx_divergence import compare
+from targets.onnx_integers import QuantizedGraph
+from targets.onnx_reference import float_reference, in_float, rounded_constants
+from targets.onnx_taps import float_names, observable, tapped
+
+if TYPE_CHECKING:
+    import onnx
+
+SCHEMA = 1
+# More samples say little more of which operator is wrong, and every tensor of each is held.
+SAMPLES = 8
+ONNX = "onnxruntime_cpu"
+OPTIONS: dict[str, Any] = {"threads": 1, "optimization": "all"}
+
+Feeds = Sequence[Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model that can be run: what the user gave, the runner and its files and options, and where it runs.
+
+    feeds: golden inputs of a bundle, one sample each; none where it is a file.
+    """
+
+    given: Path
+    runner: str
+    folder: Path
+    files: tuple[str, ...]
+    options: dict[str, Any]
+    feeds: tuple[dict[str, np.ndarray], ...]
+    on: str = "local"
+
+    @property
+    def emulator(self) -> list[str]:
+        """The command that runs a program where this artifact runs. Raises InputError where it is not known."""
+        transport, _, processor = self.on.partition(":")
+        if self.on == "local":
+            return []
+        if transport == "qemu" and processor:
+            from targets.transport.qemu import emulator
+
+            return emulator(processor)
+        raise InputError(f"there is no way to run an artifact on {self.on!r}", "use local or qemu:CPU")
+
+    def run(self, feeds: Feeds) -> list[dict[str, np.ndarray]]:
+        """The artifact as it is: its outputs for each feed."""
+        return tensors(self.runner, self.folder, self.files, self.options, feeds, self.emulator)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `edgewright diff` says. answers: B's outputs against A's; notes: what limits what it says."""
+
+    a: Artifact
+    b: Artifact
+    samples: int
+    layers: tuple[Layer, ...]
+    answers: Difference
+    notes: tuple[str, ...]
+
+    @property
+    def culprit(self) -> Finding | None:
+        """The first finding in topological order."""
+        return first(self.layers)
+
+
+def diff(a: Path, b: Path, given: Path | None = None, on_a: str = "local", on_b: str = "local") -> Comparison:
+    """Runs both and judges each operator of B by the inputs that it really had.
+
+    a, b: a bundle or an .onnx file; A says what each operator has to compute. given:
+    .npz with the inputs, sample first; None for the golden inputs of a bundle. on_a, on_b: local, or qemu:CPU.
+    Raises InputError for what cannot be compared, DeviceError as verifying and running an artifact does.
+    """
+    first_, second = read_artifact(a, on_a), read_artifact(b, on_b)
+    feeds = read_feeds(given) if given else first_.feeds or second.feeds
+    if not feeds:
+        raise InputError(
+            f"neither {a} nor {b} carries inputs", "give --input FILE.npz, with an array for each input, sample first"
+        )
+    feeds = tuple(feeds)[:SAMPLES]
+    graph, artifact = read_onnx(first_), read_onnx(second)
+    notes: list[str] = []
+    plain_a, plain_b = first_.run(feeds), second.run(feeds)
+    if QuantizedGraph(graph).activations and graph != artifact:
+        notes.append("A is quantized itself: where its quantizer changed the graph, compare both with the float model")
+    names = sorted(plain_a[0].keys() & plain_b[0].keys())
+    if not names:
+        raise InputError(
+            f"{a} gives {', '.join(plain_a[0])}, {b} gives {', '.join(plain_b[0])}: they have no output in common",
+            "give two artifacts of one model",
+        )
+    seen_a = watch(first_, graph, feeds)
+    reference = float_reference(graph)
+    _say_changes(notes, "A", plain_a, seen_a)
+    seen_b = watch(second, artifact, feeds)
+    _say_changes(notes, "B", plain_b, seen_b)
+    layers = compare(reference, artifact, _expected(graph, seen_a), seen_b, rounded_constants(graph))
+    answers = difference(_flat(plain_a, names), _flat(plain_b, names))
+    return Comparison(first_, second, len(feeds), tuple(layers), answers, tuple(notes))
+
+
+def layers_of(
+    reference: "onnx.ModelProto", artifact: "onnx.ModelProto", feeds: Feeds, emulator: Sequence[str] = ()
+) -> list[Layer]:
+    """The comparison of two ONNX graphs in ONNX Runtime: `reference` as float_reference gives it, run here.
+
+    emulator: the command by which the artifact is run. For benches and tests that hold graphs in memory.
+    """
+    import onnx
+
+    runs: list[list[dict[str, np.ndarray]]] = []
+    for model, names, how in (
+        (reference, sorted(float_names(reference)), ()),
+        (artifact, observable(QuantizedGraph(artifact)), emulator),
+    ):
+        with tempfile.TemporaryDirectory() as scratch:
+            onnx.save(tapped(model, names), Path(scratch) / "model.onnx")
+            seen = tensors(ONNX, Path(scratch), ["model.onnx"], OPTIONS, feeds, how)
+        runs.append([{**feed, **sample} for feed, sample in zip(feeds, seen, strict=True)])
+    return compare(reference, artifact, runs[0], runs[1])
+
+
+def read_artifact(path: Path, on: str = "local") -> Artifact:
+    """A bundle, its payload, or an .onnx file. A bundle is verified first.
+
+    Raises InputError where it is none of these, UnsupportedError where it is for another runtime; DeviceError
+    where a bundle is not what it claims.
+    """
+    if path.is_dir():
+        payload = path if (path / "manifest.json").is_file() else find_payload(path)
+        manifest, _ = verify(payload)
+        feeds = tuple(read_golden(payload, manifest).feeds()) if manifest.golden else ()
+        if manifest.runner != ONNX:
+            raise UnsupportedError(
+                f"{path}: diff looks into ONNX graphs; this bundle's model is for {manifest.runner}",
+                "compare what it was made from, or a bundle for onnxruntime-cpu",
+            )
+        return Artifact(path, manifest.runner, payload, manifest.model_files, manifest.options, feeds, on)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or folder", "give a bundle or an .onnx file")
+    if path.suffix != ".onnx":
+        raise InputError(f"{path}: not a model that can be compared", "give a bundle or an .onnx file")
+    return Artifact(path, ONNX, path.parent, (path.name,), OPTIONS, (), on)
+
+
+def read_feeds(file: Path) -> tuple[dict[str, np.ndarray], ...]:
+    """Inputs of an .npz, one sample each; arrays may be called NAME, or input.NAME as in golden.npz.
+
+    Raises InputError where it cannot be read, or arrays have not the same number of samples.
+    """
+    try:
+        arrays = read_arrays(file)
+    except BundleError as error:
+        raise InputError(error.message, "give an .npz with an array for each input, sample first") from error
+    named = {name[6:]: array for name, array in arrays.items() if name.startswith("input.")} or arrays
+    if len({len(array) for array in named.values()}) != 1:
+        counts = ", ".join(f"{name} {len(array)}" for name, array in named.items())
+        raise InputError(
+            f"{file}: arrays of different numbers of samples: {counts}", "give each input the same samples"
+        )
+    samples = len(next(iter(named.values())))
+    return tuple({name: array[i : i + 1] for name, array in named.items()} for i in range(samples))
+
+
+def read_onnx(artifact: Artifact) -> "onnx.ModelProto":
+    """The graph of an artifact, its weights inside. Raises InputError where it is no ONNX graph."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    file = artifact.folder / artifact.files[0]
+    try:
+        return onnx.load(file)
+    except (DecodeError, onnx.checker.ValidationError, OSError) as error:
+        raise InputError(f"{file} is not a valid ONNX model: {error}", "export it again") from error
+
+
+def watch(artifact: Artifact, graph: "onnx.ModelProto", feeds: Feeds) -> list[dict[str, np.ndarray]]:
+    """The feeds and every tensor that can be looked at without changing which kernels run."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as scratch:
+        onnx.save(tapped(graph, observable(QuantizedGraph(graph))), Path(scratch) / "model.onnx")
+        seen = tensors(ONNX, Path(scratch), ["model.onnx"], artifact.options, feeds, artifact.emulator)
+    return [{**feed, **sample} for feed, sample in zip(feeds, seen, strict=True)]
+
+
+def _expected(graph: "onnx.ModelProto", seen: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    return in_float(graph, seen) if QuantizedGraph(graph).activations else seen
+
+
+def _say_changes(notes: list[str], name: str, plain: Feeds, watched: Feeds) -> None:
+    """Whether looking at inner tensors, which keeps a runtime from fusing over them, changed the answers."""
+    names = sorted(plain[0].keys() & watched[0].keys())
+    change = difference(_flat(plain, names), _flat(watched, names))
+    if change.relative > 1e-4:
+        notes.append(
+            f"looking into {name} changed its answers ({change.sqnr_db:.1f} dB): its runtime fuses operators otherwise "
+            "when their results are looked at"
+        )
+
+
+def _flat(run: Feeds, names: Sequence[str]) -> np.ndarray:
+    return np.concatenate([joined([sample[name] for sample in run]).ravel().astype(np.float64) for name in names])

@@ -1,0 +1,139 @@
+"""`edgewright diff`: what can be compared, what is printed, and with which code it ends."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from calibration.errors import InputError, UnsupportedError
+from pipeline.diff import diff, read_artifact, read_feeds
+from pipeline.report.divergence import print_divergence, record, render
+from targets.onnx_float import FloatGraph
+from targets.onnx_quantization import StaticScheme, static
+from targets.onnxruntime_cpu import OnnxruntimeCpu
+from targets.profile import load_profile
+from tests.bundles import make_bundle
+from tests.models import calibration_of, convolutional, inputs_of
+
+CODE = "import sys; sys.argv[0] = 'edgewright'; from pipeline.cli import main; main()"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """float.onnx, int8.onnx, wrong.onnx, whose second convolution has its weights transposed, and in.npz."""
+    folder = tmp_path_factory.mktemp("diff")
+    package = convolutional(folder / "float")
+    (folder / "made").mkdir()
+    able = OnnxruntimeCpu().capabilities(load_profile("host"))
+    made = static("static", StaticScheme("uint8"), FloatGraph(package, calibration_of(package)), able).make(
+        folder / "made"
+    )
+    (folder / "float.onnx").write_bytes(package.graph.read_bytes())
+    (folder / "int8.onnx").write_bytes(made.graph.read_bytes())
+    wrong = onnx.load(made.graph)
+    name = next(n for n in wrong.graph.node if n.op_type == "Conv" and n.input[0] != "pixel_values").name
+    own = next(n for n in onnx.load(package.graph).graph.node if n.name == name)
+    tensor = next(t for t in wrong.graph.initializer if t.name == f"{own.input[1]}_quantized")
+    swapped = np.ascontiguousarray(numpy_helper.to_array(tensor).swapaxes(2, 3))
+    tensor.CopyFrom(numpy_helper.from_array(swapped, tensor.name))
+    onnx.save(wrong, folder / "wrong.onnx")
+    arrays = inputs_of(package, 4)
+    np.savez(folder / "in.npz", **arrays)
+    return folder
+
+
+def node_at_fault(folder):
+    graph = onnx.load(folder / "float.onnx").graph
+    return [n.name for n in graph.node if n.op_type == "Conv"]
+
+
+def test_int8_against_float(folder):
+    found = diff(folder / "float.onnx", folder / "int8.onnx", folder / "in.npz")
+    assert found.culprit is None
+    assert found.answers.sqnr_db > 15
+    pairs = [(s.own.sqnr_db, s.expected_db) for s in found.layers if s.own and s.expected_db is not None]
+    assert len(pairs) > 5
+    # What an operator adds by itself is its own rounding.
+    assert all(abs(own - expected) < 1 for own, expected in pairs)
+
+
+def test_wrong_weights_are_named_with_their_operator(folder):
+    found = diff(folder / "float.onnx", folder / "wrong.onnx", folder / "in.npz")
+    assert found.culprit is not None
+    assert found.culprit.kind == "layout"
+    assert found.culprit.op in node_at_fault(folder)
+    # Each operator is judged by its own inputs: those behind it are right.
+    assert sum(bool(layer.findings) for layer in found.layers) == 1
+
+
+def test_an_artifact_against_itself(folder):
+    found = diff(folder / "int8.onnx", folder / "int8.onnx", folder / "in.npz")
+    assert found.culprit is None
+    assert found.answers.max_error == 0
+
+
+def test_a_bundle_brings_its_inputs(tmp_path):
+    bundle = make_bundle(tmp_path)
+    for path in (bundle, bundle.parent, bundle / "payload"):
+        found = diff(path, bundle)
+        assert (found.culprit, found.samples) == (None, 6)
+
+
+def test_page_and_json_name_the_operator(folder, capsys):
+    found = diff(folder / "float.onnx", folder / "wrong.onnx", folder / "in.npz")
+    assert found.culprit is not None
+    page = render(found)
+    assert found.culprit.op in page
+    assert page.count("<tr>") == len(found.layers) + 1
+    written = json.loads(json.dumps(record(found), allow_nan=False))
+    assert written["first"]["op"] == found.culprit.op
+    assert len(written["layers"]) == len(found.layers)
+    print_divergence(found)
+    assert f"{found.culprit.op} (layout)" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_is_refused(folder, tmp_path):
+    with pytest.raises(InputError, match="carries inputs"):
+        diff(folder / "float.onnx", folder / "int8.onnx")
+    with pytest.raises(InputError, match="no such file"):
+        read_artifact(tmp_path / "gone")
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    with pytest.raises(InputError, match=r"broken\.onnx"):
+        diff(tmp_path / "broken.onnx", folder / "int8.onnx", folder / "in.npz")
+    np.savez(tmp_path / "uneven.npz", a=np.zeros((2, 1)), b=np.zeros((3, 1)))
+    with pytest.raises(InputError, match="different numbers"):
+        read_feeds(tmp_path / "uneven.npz")
+    with pytest.raises(UnsupportedError, match="openvino"):
+        read_artifact(make_bundle(tmp_path, runner="openvino"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["float.onnx", "int8.onnx", "--input", "in.npz"], 0, ""),
+        (["float.onnx", "wrong.onnx", "--input", "in.npz"], 3, ""),
+        (["float.onnx", "int8.onnx", "--input", "gone.npz"], 2, "gone.npz"),
+        (["float.onnx", "int8.onnx", "--input", "in.npz", "--on", "moon"], 2, "'moon'"),
+        (["float.onnx", "spoilt"], 4, "model.onnx"),
+    ],
+)
+def test_exit_codes(folder, tmp_path_factory, repository, arguments, code, words):
+    if "spoilt" in arguments and not (folder / "spoilt").exists():
+        payload = make_bundle(folder / "spoilt") / "payload"
+        (payload / "model.onnx").write_bytes(b"another")
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, "diff", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
