@@ -46,6 +46,8 @@ def build(
     recipe: RecipePath,
     device: Devices = None,
     out: Annotated[Path, typer.Option(help="Where RECIPE/DEVICE/ with report and bundle is written.")] = Path("dist"),
+    fast: Annotated[bool, typer.Option("--fast", help="Try the first int8 route of each target alone.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what each layer's int8 costs and gains.")] = False,
     as_json: Json = False,
     verbose: Verbose = False,
     offline: Offline = False,
@@ -53,21 +55,27 @@ def build(
     """Build one bundle a device, or say why not."""
     _begin(verbose, offline)
     from pipeline import run
-    from pipeline.recipe import load_recipe
+    from pipeline.recipe import hastened, load_recipe
     from pipeline.store import Store
 
+    if fast and explain:
+        raise InputError("--fast looks at no layer, so that there is nothing to --explain", "give one of the two")
     if str(out) == ".":
         raise InputError("--out is the current folder", "name a folder of its own, such as dist")
     read = load_recipe(recipe, device, run_user_code=True)
     if read.user_files and not as_json:
         typer.echo(f"runs your code: {', '.join(str(file) for file in read.user_files)}", err=True)
-    result = run.build(read, Store.default(), out, quiet=as_json)
+    result = run.build(hastened(read) if fast else read, Store.default(), out, quiet=as_json)
     if as_json:
         print_json(result.reports)
     else:
         from pipeline.report.table import print_table
 
         print_table(result.reports, [result.folder / report["device"] / "report.html" for report in result.reports])
+        if explain:
+            from pipeline.report.sensitivities import print_sensitivities
+
+            print_sensitivities(result.reports)
     raise typer.Exit(result.exit_code)
 
 

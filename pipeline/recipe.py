@@ -1,6 +1,6 @@
 """What to build, for which devices: the objects that a recipe's YAML stands for. docs/recipes.md has every key."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -117,6 +117,14 @@ class Recipe:
         named += [name for name, _ in self.stages] + [device.target for device in self.devices]
         files = {self.folder / n.rpartition(":")[0] for n in named if n and n.rpartition(":")[0].endswith(".py")}
         return tuple(sorted({*files, *remote}))
+
+
+def hastened(recipe: Recipe) -> Recipe:
+    """The recipe with a first look at int8 only: quantize tries the target's first route alone, as it is."""
+    from pipeline.stages.quantize import Quantize
+
+    stages = ((name, replace(s, fast=True) if isinstance(s, Quantize) else s) for name, s in recipe.stages)
+    return replace(recipe, stages=tuple(stages))
 
 
 def load_recipe(path: Path, devices: list[str] | None = None, run_user_code: bool = False) -> Recipe:

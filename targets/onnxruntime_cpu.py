@@ -75,8 +75,8 @@ class OnnxruntimeCpu:
         narrow = kernels == "saturating"
         guard, ending = ("pairs", "-unsaturated") if narrow else ("none", "")
         unsigned = StaticScheme("uint8", guard=guard)
-        # No kernel clips products of signed activations.
-        signed = StaticScheme("int8")
+        # On x86-64 the runtime makes signed activations unsigned when it loads the graph: their products clip as well.
+        signed = StaticScheme("int8", guard=guard)
         graph = FloatGraph(package, calibration)
 
         def made(name: str, scheme: StaticScheme) -> Candidate:
@@ -97,7 +97,7 @@ class OnnxruntimeCpu:
             )
         # The same as pairs, with the integer operators that the runtime would make of them when it loads the file.
         fused = made(f"static-u8s8-fused{ending}", replace(unsigned, fused=True))
-        routes = (nncf, made("static-s8s8", signed), made(f"static-u8s8-products{ending}", products), fused)
+        routes = (nncf, made(f"static-s8s8{ending}", signed), made(f"static-u8s8-products{ending}", products), fused)
         if profile.architecture == "aarch64":
             return (made("static-s8s8", signed), made("static-u8s8", unsigned), *routes[2:], nncf)
         return (made(f"static-u8s8{ending}", unsigned), *routes)

@@ -111,6 +111,7 @@ def assemble(
             "device": device.profile.name,
             "target": device.target,
             "choice": choice["choice"],
+            "sensitivities": choice.get("sensitivities", []),
             "tools": dict(sorted(tools.items())),
         }
     )

@@ -136,6 +136,21 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class Sensitivity:
+    """What a region of the network changes when it alone goes back to float, in the route that was looked into.
+
+    noise_db: the answers' signal-to-noise ratio with it in float, less that without. ratio: the time without over that
+    with it, None where nothing was timed. in_float: whether it ships as float.
+    """
+
+    region: str
+    nodes: tuple[str, ...]
+    noise_db: float
+    ratio: Ratio | None
+    in_float: bool
+
+
+@dataclass(frozen=True)
 class Refusal:
     """Why there is no bundle, and what to do about it."""
 
@@ -170,6 +185,7 @@ class Report:
     tools: dict[str, str] = field(default_factory=dict[str, str])
     chosen: Rejected | None = None
     refusal: Refusal | None = None
+    sensitivities: tuple[Sensitivity, ...] = ()
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -204,7 +220,7 @@ class Report:
 _ORDER = (
     *("schema", "recipe", "device", "target", "status", "verdict", "choice", "executed_on", "baseline", "artifact"),
     *("ratios", "accuracy", "measures", "slices", "churn", "gates", "energy", "cost", "stages", "rejected", "tools"),
-    *("chosen", "refusal"),
+    *("chosen", "refusal", "sensitivities"),
 )
 
 

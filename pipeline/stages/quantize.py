@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -31,8 +32,7 @@ class Quantize:
 
     dtype: the smallest type that may be used; int8 admits routes to float16 too.
     max_drop: points of the metric, on the validation split, that quantization may cost.
-    seconds: for choosing. The target's routes are all tried, however long that takes; what is left goes into finding
-        layers that are better left in float.
+    seconds: for finding layers that are better left in float, after the target's routes have all been tried.
     fast: tries the target's first route alone, as it is: for a first look.
 
     Writes the chosen package and choice.json, which has everything that was tried, with figures and reasons.
@@ -55,7 +55,8 @@ class Quantize:
             )
         if self.seconds <= 0:
             raise InputError(
-                f"quantize.seconds is {self.seconds:g}: it must be above 0", "give seconds for choosing, such as 90"
+                f"quantize.seconds is {self.seconds:g}: it must be above 0",
+                "give seconds for finding layers that stay float, such as 90",
             )
 
     def __call__(
@@ -71,7 +72,7 @@ class Quantize:
         from targets.plugins import load
         from targets.target import ModelPackage
 
-        deadline = time.monotonic() + self.seconds
+        started = time.monotonic()
         target = load("targets", route.target, work.recipe_folder)()
         able = target.capabilities(route.profile)
         with tempfile.TemporaryDirectory(dir=work.scratch) as folder:
@@ -93,14 +94,14 @@ class Quantize:
             for position, candidate in enumerate(offered):
                 work.progress((1 + position) / (3 + len(offered)), candidate.name)
                 trials.append(bench.attempt(candidate))
-            choosing = Choosing(bench, trials, work, deadline)
+            choosing = Choosing(bench, trials, work, self.seconds)
             chosen = choosing.by_rule() if not able.executes_here else choosing.by_time(refine=not self.fast)
             chosen.made[0].copy_to(work.out)
             record = {
                 "schema": 1,
                 "choice": "measured" if able.executes_here else "rule",
                 "chosen": chosen.name,
-                "seconds": {"budget": self.seconds, "used": round(self.seconds - (deadline - time.monotonic()), 1)},
+                "seconds": {"for_layers": self.seconds, "used_in_all": round(time.monotonic() - started, 1)},
                 "candidates": [trial.record(chosen=trial is chosen) for trial in choosing.trials],
                 "sensitivities": [s.record(chosen.in_float) for s in choosing.known.get(chosen.candidate, [])],
             }
@@ -112,14 +113,19 @@ class Quantize:
 class Choosing:
     """trials: all that was tried, the float model first; `by_time` and `by_rule` add to them and fill their reasons.
 
-    known: the sensitivities of the routes that were looked into.
+    seconds: for looking into routes, layer by layer. known: the sensitivities of the routes that were looked into.
     """
 
     bench: "Bench"
     trials: list["Trial"]
     work: "Work"
-    deadline: float
+    seconds: float
     known: "dict[Candidate | None, list[Sensitivity]]" = field(default_factory=dict)
+
+    @cached_property
+    def _deadline(self) -> float:
+        """Of the monotonic clock; the time runs from when it is first asked for."""
+        return time.monotonic() + self.seconds
 
     @property
     def float_trial(self) -> "Trial":
@@ -185,7 +191,7 @@ class Choosing:
         from pipeline.refinement import Refinement
 
         done = (1 + len(self.trials)) / (3 + len(self.trials))
-        return Refinement(self.bench, self.deadline, lambda text: self.work.progress(done, text))
+        return Refinement(self.bench, self._deadline, lambda text: self.work.progress(done, text))
 
     def _seconds(self, models: int) -> float:
         return SECONDS_EACH * (1 + models)

@@ -16,7 +16,7 @@ FILES = sorted((ROOT / "tests/fixtures/reports").glob("*.json"))
 KEYS = [
     *("schema", "recipe", "device", "target", "status", "verdict", "choice", "executed_on", "baseline", "artifact"),
     *("ratios", "accuracy", "measures", "slices", "churn", "gates", "energy", "cost", "stages", "rejected", "tools"),
-    *("chosen", "refusal"),
+    *("chosen", "refusal", "sensitivities"),
 ]
 
 
@@ -102,3 +102,17 @@ def test_every_field_is_documented():
     known = {name for file in FILES for name in names(json.loads(file.read_text()))}
     known -= set(load("fashion-host")["tools"])
     assert [name for name in sorted(known) if f"`{name}`" not in text and f".{name}`" not in text] == []
+
+
+def test_sensitivities_are_printed_for_each_layer(capsys):
+    from pipeline.report.sensitivities import print_sensitivities
+
+    record = load("fashion-host")
+    known = {"region": "conv1", "nodes": ["conv1"], "noise_db": 1.25, "in_float": True}
+    record["sensitivities"] = [known | {"ratio": {"value": 1.1, "low95": 1.05, "high95": 1.2}}, known | {"ratio": None}]
+    print_sensitivities([record, load("fashion-refused")])
+    said = capsys.readouterr().out
+    assert "conv1" in said
+    assert "+1.2 dB" in said
+    assert "1.100x (1.050–1.200)" in said
+    assert "no layer was looked into" in said

@@ -96,7 +96,7 @@ def test_everything_tried_is_written_down_and_the_fastest_is_kept(quantize, make
         alone.append(True)
         yield
 
-    made, choice = quantize(Quantize(max_drop=5, seconds=15), HOST, replace(make_work("q"), measuring=measuring))
+    made, choice = quantize(Quantize(max_drop=5, seconds=10), HOST, replace(make_work("q"), measuring=measuring))
     assert alone == [True]
     assert choice["choice"] == "measured"
     tried = {c["name"]: c for c in choice["candidates"]}
