@@ -82,6 +82,8 @@ class Quantize:
             wanted = ("int8", "fp16") if self.dtype == "int8" else ("fp16",)
             pool = CalibrationSet.load(calibration)
             require_fitting(pool, float_package)
+            # First of all, since it raises what the target has to say of a model that it cannot take.
+            trials = [bench.float_trial]
             work.progress(0.0, "choosing calibration samples")
             (chosen_samples := Path(folder) / "calibration").mkdir()
             samples = narrowed(read_graph(float_package), pool, chosen_samples, covering=not self.fast)
@@ -90,7 +92,6 @@ class Quantize:
             if self.fast:
                 offered = [c.as_it_is() for c in offered[:1]]
             work.progress(0.0, f"choosing among {len(offered)} routes, {self.seconds:.0f} s for layers that stay float")
-            trials = [bench.float_trial]
             for position, candidate in enumerate(offered):
                 work.progress((1 + position) / (3 + len(offered)), candidate.name)
                 trials.append(bench.attempt(candidate))

@@ -30,8 +30,10 @@ def folder(tmp_path_factory):
     package = convolutional(folder / "float")
     (folder / "made").mkdir()
     able = OnnxruntimeCpu().capabilities(load_profile("host"))
-    made = static("static", StaticScheme("uint8"), FloatGraph(package, calibration_of(package)), able).make(
-        folder / "made"
+    made = (
+        static("static", StaticScheme("uint8"), FloatGraph(package, calibration_of(package)), able)
+        .as_it_is()
+        .make(folder / "made")
     )
     (folder / "float.onnx").write_bytes(package.graph.read_bytes())
     (folder / "int8.onnx").write_bytes(made.graph.read_bytes())

@@ -43,7 +43,7 @@ student: {factory: models.py:student}
 stages:
   - distill: {epochs: 2, batch_size: 64}
   - prune: {macs: 0.7, epochs: 1}
-  - quantize: {dtype: int8}
+  - quantize: {dtype: int8, seconds: 4}
   - calibrate: {samples: 48}
   - validate: {seconds: 1, max_seconds: 1}
 budget: {accuracy_drop: 20, size_mb: 1}
