@@ -171,7 +171,7 @@ def _gather(a: Attributes, inputs: Inputs) -> Tensor:
     x, index = inputs
     axis = a.get("axis", 0) % x.ndim
     found = x.index_select(axis, index.reshape(-1).to(torch.int64) % x.shape[axis])
-    return found.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    return found.reshape([*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
 
 
 def _pad(a: Attributes, inputs: Inputs) -> Tensor:

@@ -220,6 +220,7 @@ CASES: list[tuple[str, tuple[int, ...], list, dict]] = [
     ("Slice", TOKENS, ["x", integers(1, -2), integers(99, 99), integers(1, 2)], {}),
     ("Slice", TOKENS, ["x", integers(-1), integers(-99), integers(1), integers(-2)], {}),
     ("Gather", TOKENS, ["x", integers(2, -1)], {"axis": 1}),
+    ("Gather", (6,), ["x", np.array(3, np.int64)], {}),
     ("Pad", IMAGE, ["x", integers(0, 0, 1, 2, 0, 0, 0, 1)], {}),
     ("Pad", IMAGE, ["x", integers(1, 2), np.float32(3), integers(-1)], {}),
     ("Expand", (1, 6), ["x", integers(4, 1)], {}),
