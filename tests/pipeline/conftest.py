@@ -1,7 +1,8 @@
 """A small world for the stages that train: images with a pattern that can be learnt, and models in a user's file."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -99,6 +100,19 @@ def images(n: int, seed: int) -> Split:
         pixels[(place, *at)] += 60
     columns = {"image": pixels.clip(0, 255).astype(np.uint8)}
     return Split(columns, labels.astype(np.int64), sample_ids(columns))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten_projects() -> Generator[None]:
+    """A process holds one project: what users' files are found by, and became, goes with each file of tests."""
+    places, modules = list(sys.path), set(sys.modules)
+    yield
+    added = [place for place in sys.path if place not in places]
+    sys.path[:] = places
+    for name in set(sys.modules) - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and any(Path(file).is_relative_to(place) for place in added):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")
