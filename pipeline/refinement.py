@@ -27,6 +27,8 @@ SHARE_OF_MAKING = 0.4
 SECONDS_OF_TIMING = (1.0, 6.0)
 # Where more than this share of the regions would have to be float, int8 is not what the model wants.
 MOST_IN_FLOAT = 0.5
+# Ends the name of a route that leaves some layers in float.
+MIXED = "-mixed"
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,17 @@ class Refinement:
             left = [s.region for s in known if not current.in_float.issuperset(s.region.nodes)]
             moves = self._rated(current, left)
         return _named(current, trial, known)
+
+    def moved(self, trial: "Trial", in_float: frozenset[str]) -> "Trial":
+        """The route with these nodes in float, if that is right and faster than it is without; else itself."""
+        variant = self.bench.variant(trial, in_float)
+        if variant is None:
+            return trial
+        [ratio] = self._timed(trial, [variant])
+        if ratio and ratio["low95"] > 1.0 and self._is_right(variant):
+            return _named(variant, trial, ())
+        self.bench.discard(variant)
+        return trial
 
     def repaired(self, trial: "Trial", known: Sequence[Sensitivity]) -> "Trial | None":
         """A route whose answers are wrong, with as many regions in float as make them right; None where too many would.
@@ -214,4 +227,4 @@ def _named(variant: "Trial", of: "Trial", known: Sequence[Sensitivity]) -> "Tria
         return of
     names = [s.region.name for s in known if variant.in_float.issuperset(s.region.nodes)]
     note = f"in float: {', '.join(names)}" if names else f"{len(variant.in_float)} nodes in float"
-    return replace(variant, name=f"{of.name}-mixed", note=note)
+    return replace(variant, name=f"{of.name.removesuffix(MIXED)}{MIXED}", note=note)

@@ -3,7 +3,8 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.data import Split
     from pipeline.recipe import Device
     from pipeline.task import Task
-    from targets.target import Candidate, Capabilities, CompiledModel, ModelPackage, Target
+    from targets.target import Candidate, Capabilities, CompiledModel, Make, ModelPackage, Target
 
 # What is plainly wrong shows on this many samples: a drop more than three standard errors beyond the limit.
 GLANCE = 512
@@ -33,7 +34,7 @@ WARM_UP = 20
 COMPARED = 64
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
     """One route, or the float model.
 
@@ -69,6 +70,10 @@ class Trial:
         if self.package is None or self.compiled is None:
             raise ValueError(f"{self.name} was not made")
         return self.package, self.compiled
+
+    def computes_like(self, other: "Trial") -> bool:
+        """Whether both are the same arithmetic, in one form or another."""
+        return self.candidate is not None and other.candidate is not None and self.candidate.same_as(other.candidate)
 
     def record(self, *, chosen: bool) -> dict[str, Any]:
         """As it stands in choice.json."""
@@ -113,20 +118,40 @@ class Bench:
         return trial
 
     def attempt(self, candidate: "Candidate") -> Trial:
-        """Makes a route's model and checks its answers: on few samples first, on all where those are not hopeless."""
+        """Makes a route's model with care and checks its answers: on few samples first, on all if those are hopeful."""
         trial = Trial(candidate.name, candidate.precision, candidate)
-        try:
-            self._make(trial)
+        with self._refusing(trial):
+            self._make(trial, candidate.make)
             self.check(trial)
-        except (EdgewrightError, DeviceError) as error:
-            trial.why = error.message
+        return trial
+
+    def sketch(self, candidate: "Candidate") -> Trial:
+        """Makes a route's model as it is, for its speed; its answers are not checked."""
+        trial = Trial(candidate.name, candidate.precision, candidate)
+        with self._refusing(trial):
+            self._make(trial, candidate.plain or candidate.make)
+        return trial
+
+    def made_with_care(self, sketch: Trial) -> Trial:
+        """The same route, made as well as it can be, its answers checked; the speed is that of the sketch."""
+        if sketch.candidate is None:
+            raise ValueError(f"{sketch.name} is no route")
+        if sketch.candidate.plain is None:
+            with self._refusing(sketch):
+                self.check(sketch)
+            return sketch
+        self.discard(sketch)
+        trial = self.attempt(sketch.candidate)
+        trial.figures = sketch.figures | trial.figures
         return trial
 
     def variant(self, of: Trial, in_float: frozenset[str]) -> Trial | None:
         """The same route with these nodes in float, its answers not checked; None where it cannot be made."""
+        if of.candidate is None:
+            raise ValueError(f"{of.name} is no route")
         trial = Trial(of.name, of.precision, of.candidate, in_float)
         try:
-            self._make(trial)
+            self._make(trial, of.candidate.make)
         except (EdgewrightError, DeviceError):
             return None
         return trial
@@ -155,13 +180,19 @@ class Bench:
     def _float_answers(self) -> np.ndarray:
         return answers(self._answering(*self.float_trial.made), self.validation.take(self._compared)).astype(np.float64)
 
-    def _make(self, trial: Trial) -> None:
-        if trial.candidate is None:
-            raise ValueError(f"{trial.name} is no route")
+    @contextmanager
+    def _refusing(self, trial: Trial) -> Generator[None]:
+        """What a route is refused for becomes its reason."""
+        try:
+            yield
+        except (EdgewrightError, DeviceError) as error:
+            trial.why = error.message
+
+    def _make(self, trial: Trial, make: "Make") -> None:
         start = time.monotonic()
         folder = self._folder()
         (folder / "package").mkdir()
-        trial.package = trial.candidate.make(folder / "package", trial.in_float)
+        trial.package = make(folder / "package", trial.in_float)
         compiled = self._compiled(folder, trial.package)
         if self.capabilities.answers_here:
             # What crashes the runtime must not take this process with it.

@@ -3,7 +3,7 @@
 import tempfile
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from targets.onnx_regions import regions_of
 from targets.target import ModelPackage, Region
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     import onnx
 
     from calibration.dataset import CalibrationSet
@@ -26,6 +28,7 @@ class FloatGraph:
     """package: what is to be quantized. calibration: samples that show what values its tensors have.
 
     model: the prepared graph, where it is not the package's own but another that computes the same.
+    decisions: what routes found best for it, by what for: two forms of one route need not both find it.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class FloatGraph:
     ) -> None:
         self.package = package
         self.calibration = calibration
+        self.decisions: dict[Hashable, Any] = {}
         if model is not None:
             self.model = model
 

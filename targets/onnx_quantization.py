@@ -82,15 +82,16 @@ def static(name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabiliti
     """
 
     def made(find: Callable[[FloatGraph, StaticScheme], _Way]) -> Make:
-        found: list[_Way] = []
-
         def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
+            # In which operators it is written down changes no number.
+            decision = (find, replace(scheme, fused=False))
             with refusing(name), quiet():
-                if not found:
-                    found.append(find(graph, scheme))
-                quantized = _quantized(found[0].model, found[0].ranges, scheme, in_float)
+                if decision not in graph.decisions:
+                    graph.decisions[decision] = find(graph, replace(scheme, fused=False))
+                way = graph.decisions[decision]
+                quantized = _quantized(way.model, way.ranges, scheme, in_float)
                 written = finished(graph.package, quantized, folder, "int8", reads)
-                noted = replace(written, notes=(found[0].note, *written.notes))
+                noted = replace(written, notes=(way.note, *written.notes))
                 noted.save()
                 return noted
 

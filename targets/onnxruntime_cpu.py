@@ -96,11 +96,12 @@ class OnnxruntimeCpu:
                 nncf,
             )
         # The same as pairs, with the integer operators that the runtime would make of them when it loads the file.
-        fused = made(f"static-u8s8-fused{ending}", replace(unsigned, fused=True))
+        pairs = made(f"static-u8s8{ending}", unsigned)
+        fused = replace(made(f"static-u8s8-fused{ending}", replace(unsigned, fused=True)), form_of=pairs.name)
         routes = (nncf, made(f"static-s8s8{ending}", signed), made(f"static-u8s8-products{ending}", products), fused)
         if profile.architecture == "aarch64":
-            return (made("static-s8s8", signed), made("static-u8s8", unsigned), *routes[2:], nncf)
-        return (made(f"static-u8s8{ending}", unsigned), *routes)
+            return (made("static-s8s8", signed), pairs, *routes[2:], nncf)
+        return (pairs, *routes)
 
     def compile(self, package: ModelPackage, profile: DeviceProfile, threads: int, out: Path) -> CompiledModel:
         """The graph in the opset and IR version of the oldest runtime in the range.

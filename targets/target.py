@@ -153,6 +153,7 @@ class Candidate:
         route has no such choice.
     plain: like make, but without a look at what would be better than the route's defaults; None where there is no such
         look.
+    form_of: name of the route that computes the same by other operators; empty where there is none.
     """
 
     name: str
@@ -161,10 +162,15 @@ class Candidate:
     regions: Callable[[], Sequence[Region]] = tuple
     kinds: Callable[[], Sequence[Region]] = tuple
     plain: Make | None = None
+    form_of: str = ""
+
+    def same_as(self, other: "Candidate") -> bool:
+        """Whether both are the same arithmetic."""
+        return (self.form_of or self.name) == (other.form_of or other.name)
 
     def as_it_is(self) -> "Candidate":
         """The same route, made without deliberation."""
-        return replace(self, make=self.plain or self.make)
+        return replace(self, make=self.plain or self.make, plain=None)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ import onnx
 import pytest
 
 from calibration.errors import InputError, UnsupportedError
+from pipeline.choosing import fastest
 from pipeline.recipe import Budget, Device
 from pipeline.stage import Work
 from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.export import Export
-from pipeline.stages.quantize import Quantize, by_rule, fastest
+from pipeline.stages.quantize import Quantize
 from pipeline.trials import Trial
 from targets.profile import load_profile
 from targets.target import ModelPackage
@@ -97,7 +98,7 @@ def test_everything_tried_is_written_down_and_the_fastest_is_kept(quantize, make
         yield
 
     made, choice = quantize(Quantize(max_drop=5, seconds=10), HOST, replace(make_work("q"), measuring=measuring))
-    assert alone == [True]
+    assert alone == [True, True]
     assert choice["choice"] == "measured"
     tried = {c["name"]: c for c in choice["candidates"]}
     assert {"float", "static-u8s8", "nncf", "static-s8s8"} <= set(tried)
@@ -208,12 +209,3 @@ def test_the_fastest_is_kept_and_of_equals_the_first(milliseconds, chosen):
     baseline = timed("float", 1.0)
     assert fastest(baseline, trials).name == chosen
     assert all(trial.why for trial in (baseline, *trials))
-
-
-def test_the_rule_takes_the_first_and_by_size_only_what_is_smaller():
-    baseline, large, small = (
-        Trial(name, "int8", figures={"size_bytes": size}) for name, size in (("float", 10), ("large", 12), ("small", 5))
-    )
-    assert by_rule(baseline, [large, small], "far away", judge_size=False) is large
-    assert by_rule(baseline, [large, small], "far away", judge_size=True) is small
-    assert by_rule(baseline, [large], "far away", judge_size=True) is baseline

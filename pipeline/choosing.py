@@ -1,0 +1,215 @@
+"""Which quantization route ships: the fastest right one where routes can be timed here, else the first right one.
+
+A route is first made as it is, and timed. Only those that are fast enough to win are made with care, and judged by
+their answers; the fastest of them is then looked into, layer by layer.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline.refinement import Refinement, Sensitivity
+from targets.device.measure import ratio_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pipeline.stage import Work
+    from pipeline.trials import Bench, Trial
+    from targets.target import Candidate
+
+# Among routes within this of each other the target's order decides, so that a rebuild chooses the same.
+CLEARLY_FASTER = 1.02
+# Layers left in float have made a route that much faster; one that is further behind another as it is cannot win.
+CATCHES_UP = 1.3
+# Of the fastest routes so many are looked into, or made right, layer by layer.
+MOST_REFINED = 2
+SECONDS_EACH = 0.6
+
+
+@dataclass
+class Choosing:
+    """candidates: in the target's order. seconds: for looking into routes, layer by layer, if `refine`.
+
+    trials: all that was tried, the float model first, each with its reason once `choose` has returned.
+    known: the sensitivities of the routes that were looked into.
+    """
+
+    bench: "Bench"
+    candidates: "Sequence[Candidate]"
+    work: "Work"
+    seconds: float
+    refine: bool = True
+    trials: "list[Trial]" = field(init=False)
+    known: "dict[Candidate, list[Sensitivity]]" = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.trials = [self.float_trial]
+
+    @property
+    def float_trial(self) -> "Trial":
+        return self.bench.float_trial
+
+    def choose(self) -> "Trial":
+        """What ships; the float model where no route is worth it."""
+        return self._by_time() if self.bench.capabilities.executes_here else self._by_rule()
+
+    def known_of(self, trial: "Trial") -> list[Sensitivity]:
+        """The sensitivities of its route, as far as they were looked into."""
+        return self.known.get(trial.candidate, []) if trial.candidate is not None else []
+
+    def _by_time(self) -> "Trial":
+        """The fastest right one that is faster than float."""
+        with self.work.measuring():
+            sketches = self._sketches()
+        made = self._made_with_care(sketches)
+        with self.work.measuring():
+            if self.refine:
+                made += self._refined(made)
+            right = [trial for trial in self.trials if trial in made and not trial.why]
+            if not right:
+                return self._none_is_right()
+            self.bench.time([self.float_trial, *right], self._seconds(len(right)))
+        return fastest(self.float_trial, right)
+
+    def _by_rule(self) -> "Trial":
+        """The first of the target's order that is right, or can be made so; where its size is known, it is smaller."""
+        able = self.bench.capabilities
+        why = f"the first of the target's order that holds the accuracy; not timed: {able.why_not}"
+        for trial in self._in_order():
+            if able.status == "built" and trial.figures["size_bytes"] >= self.float_trial.figures["size_bytes"]:
+                trial.why = "is not smaller than float: {} bytes, float {}".format(
+                    trial.figures["size_bytes"], self.float_trial.figures["size_bytes"]
+                )
+                continue
+            trial.why, self.float_trial.why = why, f"{trial.name} is preferred"
+            if self.refine and trial.candidate not in self.known:
+                self._sensitivities(self._refinement(self.seconds), trial)
+            return trial
+        if all(trial.wrong or trial.compiled is None for trial in self.trials[1:]):
+            return self._none_is_right()
+        self.float_trial.why = "no route to fewer bits is smaller"
+        return self.float_trial
+
+    def _in_order(self) -> "Iterator[Trial]":
+        """Those that are right, one after the other; then what can be made of those that are wrong."""
+        for position, candidate in enumerate(self.candidates):
+            self._progress(position, candidate.name)
+            trial = self.bench.attempt(candidate)
+            self.trials.append(trial)
+            if not trial.why:
+                yield trial
+        wrong = [trial for trial in self.trials[1:] if trial.wrong][:MOST_REFINED]
+        yield from self._repaired(wrong)
+
+    def _sketches(self) -> "list[Trial]":
+        """Each route as it is, timed; without those that cannot be made."""
+        for position, candidate in enumerate(self.candidates):
+            self._progress(position, f"{candidate.name}, as it is")
+            self.trials.append(self.bench.sketch(candidate))
+        made = [trial for trial in self.trials[1:] if trial.compiled is not None]
+        if made:
+            self.bench.time([self.float_trial, *made], self._seconds(len(made)))
+        return sorted(made, key=speed, reverse=True)
+
+    def _made_with_care(self, sketches: "Sequence[Trial]") -> "list[Trial]":
+        """Of routes as they are, fastest first, those that can win, made as well as can be and judged."""
+        found: list[Trial] = []
+        best = 1.0
+        for sketch in sketches:
+            if speed(sketch) * CATCHES_UP < best:
+                sketch.why = f"as it is {speed(sketch):.2f} x the speed of float: too far behind"
+                self.bench.discard(sketch)
+                continue
+            self._progress(len(self.candidates) - 1, sketch.name)
+            trial = self.bench.made_with_care(sketch)
+            self.trials[self.trials.index(sketch)] = trial
+            if trial.compiled is not None:
+                found.append(trial)
+            if not trial.why:
+                best = max(best, speed(sketch))
+        return found
+
+    def _refined(self, made: "Sequence[Trial]") -> "list[Trial]":
+        """What is new: the fastest wrong routes made right, then the fastest right ones made faster."""
+        refinement = self._refinement(self.seconds)
+        quickest = max((speed(trial) for trial in made if not trial.why), default=1.0)
+        wrong = sorted((t for t in made if t.wrong and speed(t) > quickest), key=speed, reverse=True)[:MOST_REFINED]
+        found = list(self._repaired(wrong, refinement))
+        right = sorted((trial for trial in (*made, *found) if not trial.why), key=speed, reverse=True)
+        best: Trial | None = None
+        for left, trial in zip(range(min(MOST_REFINED, len(right)), 0, -1), right, strict=False):
+            share = self._refinement((refinement.deadline - time.monotonic()) / left)
+            better = share.moved(trial, best.in_float) if best is not None and best.in_float else trial
+            if best is None or not trial.computes_like(best):
+                better = share.faster(better, self._sensitivities(share, trial))
+            if better is not trial:
+                found.append(better)
+                self.trials.append(better)
+            best = best or better
+        return found
+
+    def _repaired(self, wrong: "Iterable[Trial]", refinement: Refinement | None = None) -> "Iterator[Trial]":
+        """Wrong routes made right by leaving layers in float, as far as that can be done."""
+        if not self.refine:
+            return
+        refinement = refinement or self._refinement(self.seconds)
+        for trial in wrong:
+            repaired = refinement.repaired(trial, self._sensitivities(refinement, trial))
+            if repaired is None:
+                continue
+            if self.bench.capabilities.executes_here:
+                self.bench.time([self.float_trial, repaired], self._seconds(1))
+            self.trials.append(repaired)
+            yield repaired
+
+    def _sensitivities(self, refinement: Refinement, trial: "Trial") -> list[Sensitivity]:
+        if trial.candidate is None:
+            return []
+        if trial.candidate not in self.known:
+            self.known[trial.candidate] = refinement.sensitivities(trial)
+        return self.known[trial.candidate]
+
+    def _refinement(self, seconds: float) -> Refinement:
+        def told(text: str) -> None:
+            self._progress(len(self.candidates), text)
+
+        return Refinement(self.bench, time.monotonic() + seconds, told)
+
+    def _progress(self, position: int, text: str) -> None:
+        self.work.progress((1 + position) / (3 + len(self.candidates)), text)
+
+    def _seconds(self, models: int) -> float:
+        return SECONDS_EACH * (1 + models)
+
+    def _none_is_right(self) -> "Trial":
+        self.float_trial.why = "no route to fewer bits holds the accuracy"
+        return self.float_trial
+
+
+def speed(trial: "Trial") -> float:
+    """Times as fast as float; to be asked of those that were timed."""
+    return trial.figures["ratio_to_float"]["value"]
+
+
+def fastest(float_trial: "Trial", right: "Sequence[Trial]") -> "Trial":
+    """The fastest of those that are faster than float beyond doubt; the earlier of two that are about the same."""
+
+    def ratio(trial: "Trial") -> dict[str, Any]:
+        return trial.figures["ratio_to_float"]
+
+    faster = [trial for trial in right if ratio(trial)["low95"] > 1.0]
+    chosen = faster[0] if faster else float_trial
+    for trial in faster[1:]:
+        if ratio_interval(chosen.latencies_ms, trial.latencies_ms)["low95"] > CLEARLY_FASTER:
+            chosen = trial
+    for trial in right:
+        times = f"{ratio(trial)['value']:.2f} x the speed of float (95%: {ratio(trial)['low95']:.2f} or more)"
+        if trial is chosen:
+            trial.why = f"the fastest that holds the accuracy: {times}"
+        elif trial in faster:
+            trial.why = f"{times}; {chosen.name} is faster, or as fast and before it in the target's order"
+        else:
+            trial.why = f"not faster than float: {times}"
+    float_trial.why = f"{chosen.name} is faster" if faster else "no route that holds the accuracy is faster"
+    return chosen
