@@ -146,6 +146,9 @@ class Choosing:
             if better is not trial:
                 found.append(better)
                 self.trials.append(better)
+                if trial in found:  # a step on the way
+                    self.trials.remove(trial)
+                    found.remove(trial)
             best = best or better
         return found
 

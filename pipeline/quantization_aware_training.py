@@ -63,7 +63,7 @@ class Runtime:
         target = load("targets", self.route.target, self.recipe_folder)()
         out = self.folder / name
         out.mkdir()
-        if target.capabilities(self.route.profile).answers_here:
+        if target.capabilities(self.route.profile).answers_as_it_ships:
             return answers(target.compile(package, self.route.profile, self.route.threads, out), self.validation)
         return answers(target.simulate(package, self.route.profile, out), self.validation)
 

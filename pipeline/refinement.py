@@ -130,12 +130,30 @@ class Refinement:
                 return None
             in_float |= frozenset(sensitivity.region.nodes)
             self.progress(f"{trial.name}: {position} of {len(known)} regions in float")
-            variant = self.bench.variant(trial, in_float)
-            if variant is None or not self._is_answerable(variant):
+            variant = self._right_variant(trial, in_float)
+            if variant is not None:
+                return _named(self._with_a_part(variant, sensitivity.region), trial, known)
+        return None
+
+    def _with_a_part(self, variant: "Trial", region: Region) -> "Trial":
+        """The same with only one part of the region that made it right in float, where that is enough, and faster."""
+        for part in region.parts:
+            if time.monotonic() > self.deadline:
+                break
+            fewer = self._right_variant(variant, variant.in_float.difference(region.nodes).union(part.nodes))
+            if fewer is None:
                 continue
-            if not variant.wrong:
-                return _named(variant, trial, known)
-            self.bench.discard(variant)
+            [ratio] = self._timed(variant, [fewer])
+            worse, better = (fewer, variant) if ratio and ratio["low95"] < 1.0 else (variant, fewer)
+            self.bench.discard(worse)
+            variant = better
+        return variant
+
+    def _right_variant(self, trial: "Trial", in_float: frozenset[str]) -> "Trial | None":
+        variant = self.bench.variant(trial, in_float)
+        if variant is None or self._is_right(variant):
+            return variant
+        self.bench.discard(variant)
         return None
 
     def _regions(self, trial: "Trial") -> Sequence[Region]:
@@ -190,15 +208,12 @@ class Refinement:
                 self.bench.discard(variant)
         return best
 
-    def _is_answerable(self, variant: "Trial") -> bool:
+    def _is_right(self, variant: "Trial") -> bool:
         try:
             self.bench.check(variant)
         except (EdgewrightError, DeviceError):
             return False
-        return True
-
-    def _is_right(self, variant: "Trial") -> bool:
-        return self._is_answerable(variant) and not variant.wrong
+        return not variant.wrong
 
 
 def grouped(regions: Sequence[Region], most: int) -> Sequence[Region]:
@@ -211,9 +226,17 @@ def grouped(regions: Sequence[Region], most: int) -> Sequence[Region]:
         Region(
             group[0].name if len(group) == 1 else f"{group[0].name} to {group[-1].name}",
             tuple(name for region in group for name in region.nodes),
+            tuple(group) if len(group) > 1 else (),
         )
         for group in groups
     ]
+
+
+def _names_in(in_float: frozenset[str], region: Region) -> list[str]:
+    """The names of what is all in float: the region, or those of its parts that are."""
+    if in_float.issuperset(region.nodes):
+        return [region.name]
+    return [part.name for part in region.parts if in_float.issuperset(part.nodes)]
 
 
 def _worth(sensitivity: Sensitivity) -> float:
@@ -225,6 +248,6 @@ def _worth(sensitivity: Sensitivity) -> float:
 def _named(variant: "Trial", of: "Trial", known: Sequence[Sensitivity]) -> "Trial":
     if variant is of:
         return of
-    names = [s.region.name for s in known if variant.in_float.issuperset(s.region.nodes)]
+    names = [name for s in known for name in _names_in(variant.in_float, s.region)]
     note = f"in float: {', '.join(names)}" if names else f"{len(variant.in_float)} nodes in float"
     return replace(variant, name=f"{of.name.removesuffix(MIXED)}{MIXED}", note=note)

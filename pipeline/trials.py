@@ -3,10 +3,10 @@
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.data import Split
     from pipeline.recipe import Device
     from pipeline.task import Task
-    from targets.target import Candidate, Capabilities, CompiledModel, Make, ModelPackage, Target
+    from targets.target import Candidate, Capabilities, CompiledModel, ModelPackage, Target
 
 # What is plainly wrong shows on this many samples: a drop more than three standard errors beyond the limit.
 GLANCE = 512
@@ -151,9 +151,19 @@ class Bench:
             raise ValueError(f"{of.name} is no route")
         trial = Trial(of.name, of.precision, of.candidate, in_float)
         try:
-            self._make(trial, of.candidate.make)
+            self._make(trial, partial(of.candidate.make, in_float=in_float))
         except (EdgewrightError, DeviceError):
             return None
+        return trial
+
+    def unguarded(self, of: Trial) -> Trial | None:
+        """The same route made without regard to what the device's processor clips; None where there is no such way."""
+        if of.candidate is None or of.candidate.unguarded is None:
+            return None
+        trial = Trial(of.name, of.precision, of.candidate, of.in_float)
+        with self._refusing(trial):
+            self._make(trial, partial(of.candidate.unguarded, in_float=of.in_float))
+            self.check(trial)
         return trial
 
     def check(self, trial: Trial) -> None:
@@ -188,11 +198,11 @@ class Bench:
         except (EdgewrightError, DeviceError) as error:
             trial.why = error.message
 
-    def _make(self, trial: Trial, make: "Make") -> None:
+    def _make(self, trial: Trial, make: "Callable[[Path], ModelPackage]") -> None:
         start = time.monotonic()
         folder = self._folder()
         (folder / "package").mkdir()
-        trial.package = make(folder / "package", trial.in_float)
+        trial.package = make(folder / "package")
         compiled = self._compiled(folder, trial.package)
         if self.capabilities.answers_here:
             # What crashes the runtime must not take this process with it.
@@ -237,7 +247,7 @@ class Bench:
 
     def _answering(self, package: "ModelPackage", compiled: "CompiledModel") -> "CompiledModel":
         """What gives the answers of a package here: what ships, or a simulation of it."""
-        if self.capabilities.answers_here:
+        if self.capabilities.answers_as_it_ships:
             return compiled
         folder = compiled.folder.parent / "simulated"
         if (folder / "compiled.json").exists():

@@ -12,8 +12,9 @@ from targets.onnx_float import FloatGraph
 from targets.onnx_graph import refusing, write_derived
 from targets.onnx_quantization import finished, quiet
 from targets.onnx_regions import kinds_of
+from targets.onnx_repair import unsaturated, weights_of
 from targets.openvino_format import FILES, save_openvino
-from targets.target import Candidate, Capabilities, ModelPackage
+from targets.target import Candidate, Capabilities, Make, ModelPackage
 
 Preset = Literal["performance", "mixed"]
 
@@ -24,14 +25,20 @@ TRANSFORMER_SAMPLES = 64
 def nncf_onnx(name: str, graph: FloatGraph, reads: Capabilities, *, saturating: bool) -> Candidate:
     """Q/DQ pairs at NNCF's places in the ONNX graph, with bias correction."""
 
-    def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
-        with _nncf(name):
-            package = graph.package
-            samples = TRANSFORMER_SAMPLES if package.architecture == "transformer" else len(graph.calibration)
-            quantized = _quantize(graph.model, graph, "performance", saturating, in_float, samples)
-            return finished(package, quantized, folder, "int8", reads)
+    def made(*, guarded: bool) -> Make:
+        def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
+            with _nncf(name):
+                package = graph.package
+                samples = TRANSFORMER_SAMPLES if package.architecture == "transformer" else len(graph.calibration)
+                quantized = _quantize(graph.model, graph, "performance", False, in_float, samples)
+                # NNCF's own guard takes a bit from every weight.
+                safe = unsaturated(quantized, floats=weights_of(graph.model)) if guarded else quantized
+                return finished(package, safe, folder, "int8", reads)
 
-    return Candidate(name, "int8", make, lambda: graph.regions, lambda: kinds_of(graph.model))
+        return make
+
+    make, unguarded = made(guarded=saturating), made(guarded=False) if saturating else None
+    return Candidate(name, "int8", make, lambda: graph.regions, lambda: kinds_of(graph.model), unguarded=unguarded)
 
 
 def nncf_openvino(name: str, graph: FloatGraph, preset: Preset, *, saturating: bool) -> Candidate:

@@ -81,7 +81,7 @@ def static(name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabiliti
     each kept where it helps; the plain route takes the ranges of least squared error.
     """
 
-    def made(find: Callable[[FloatGraph, StaticScheme], _Way]) -> Make:
+    def made(find: Callable[[FloatGraph, StaticScheme], _Way], scheme: StaticScheme) -> Make:
         def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
             # In which operators it is written down changes no number.
             decision = (find, replace(scheme, fused=False))
@@ -98,7 +98,9 @@ def static(name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabiliti
         return make
 
     regions, kinds = (lambda: graph.regions), (lambda: kinds_of(graph.model))
-    return Candidate(name, "int8", made(best_way), regions, kinds, plain=made(plain_way))
+    unguarded = made(best_way, replace(scheme, guard="none")) if scheme.guard != "none" else None
+    plain = made(plain_way, scheme)
+    return Candidate(name, "int8", made(best_way, scheme), regions, kinds, plain=plain, unguarded=unguarded)
 
 
 def plain_way(graph: FloatGraph, scheme: StaticScheme) -> _Way:
@@ -225,27 +227,33 @@ def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> 
     guard: see StaticScheme.
     """
 
-    def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
-        import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+    def made(guard: Guard) -> Make:
+        def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
+            import onnx
+            from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
-            source, out = Path(scratch) / "float.onnx", Path(scratch) / "quantized.onnx"
-            onnx.save(graph.model, source)
-            quantize_dynamic(
-                source,
-                out,
-                per_channel=True,
-                nodes_to_exclude=sorted(in_float),
-                reduce_range=guard != "none",
-                weight_type=QuantType.QInt8,
-                extra_options={"TensorQuantOverrides": unsaturated_weights(graph.model, gemm_as_matmul=True)}
-                if guard == "pairs"
-                else {},
-            )
-            return finished(graph.package, onnx.load(out), folder, "int8", reads)
+            with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
+                source, out = Path(scratch) / "float.onnx", Path(scratch) / "quantized.onnx"
+                onnx.save(graph.model, source)
+                quantize_dynamic(
+                    source,
+                    out,
+                    per_channel=True,
+                    nodes_to_exclude=sorted(in_float),
+                    reduce_range=guard != "none",
+                    weight_type=QuantType.QInt8,
+                    extra_options={"TensorQuantOverrides": unsaturated_weights(graph.model, gemm_as_matmul=True)}
+                    if guard == "pairs"
+                    else {},
+                )
+                return finished(graph.package, onnx.load(out), folder, "int8", reads)
 
-    return Candidate(name, "int8", make, lambda: graph.regions, lambda: kinds_of(graph.model))
+        return make
+
+    unguarded = made("none") if guard != "none" else None
+    return Candidate(
+        name, "int8", made(guard), lambda: graph.regions, lambda: kinds_of(graph.model), unguarded=unguarded
+    )
 
 
 def half_precision(name: str, package: ModelPackage, reads: Capabilities) -> Candidate:

@@ -50,6 +50,14 @@ def unsaturated(
     return repaired
 
 
+def weights_of(graph: "onnx.ModelProto") -> dict[str, np.ndarray]:
+    """The float32 constants of a graph, by name."""
+    import onnx
+
+    found = (tensor for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    return {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in found}
+
+
 def rescaled(graph: "onnx.ModelProto", factors: Mapping[str, float]) -> "onnx.ModelProto":
     """The graph with the weights of some layers, by name in the optimized graph, on scales so many times as coarse."""
     coarser = _copy(graph)

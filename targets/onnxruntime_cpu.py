@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from calibration.errors import UnsupportedError
-from targets.device.probe import cpu_model
+from targets.device.probe import architecture, cpu_model, isa
 from targets.device.versions import installed_version
 from targets.int8_kernels import flags_needed, int8_kernels, unlike_here
 from targets.nncf_quantization import nncf_onnx
@@ -14,6 +14,8 @@ from targets.onnx_float import FloatGraph
 from targets.onnx_graph import FILE, fit, read_graph
 from targets.onnx_quantization import StaticScheme, dynamic, static
 from targets.onnx_regions import PRODUCTS
+from targets.onnx_saturation import RUN as UNOPTIMIZED
+from targets.onnx_saturation import without_vnni
 from targets.profile import DeviceProfile
 from targets.runtime_versions import fingerprint, not_here, onnxruntime_reads, runtime_of
 from targets.target import Candidate, Capabilities, CompiledModel, ModelPackage
@@ -25,6 +27,7 @@ NAME = "onnxruntime-cpu"
 RUNNER = "onnxruntime_cpu"
 ARCHITECTURES = ("x86_64", "aarch64")
 PRECISIONS = ("int8", "fp32")
+CLIPPING = "sums of two int8 products are clipped to 16 bits"
 
 
 class OnnxruntimeCpu:
@@ -39,6 +42,7 @@ class OnnxruntimeCpu:
         if profile.architecture not in ARCHITECTURES:
             raise UnsupportedError(f"ONNX Runtime has no release for {profile.architecture}, which {profile.name} is")
         opset, ir_version = onnxruntime_reads(runtime)
+        narrow = _clips(profile) and int8_kernels(architecture(), isa()) != "saturating"
         why_not = unlike_here(profile) or not_here(runtime, "onnxruntime")
         return Capabilities(
             executes_here=not why_not,
@@ -48,6 +52,7 @@ class OnnxruntimeCpu:
             precisions=tuple(p for p in profile.precisions if p in PRECISIONS),
             opset=opset,
             ir_version=ir_version,
+            imitated=CLIPPING if narrow else "",
         )
 
     def fingerprint(self) -> dict[str, str]:
@@ -71,8 +76,7 @@ class OnnxruntimeCpu:
     ) -> Sequence[Candidate]:
         """In the order of what was fastest, and right, on processors of that kind."""
         able = self.capabilities(profile)
-        kernels = int8_kernels(profile.architecture, profile.isa)
-        narrow = kernels == "saturating"
+        narrow = _clips(profile)
         guard, ending = ("pairs", "-unsaturated") if narrow else ("none", "")
         unsigned = StaticScheme("uint8", guard=guard)
         # On x86-64 the runtime makes signed activations unsigned when it loads the graph: their products clip as well.
@@ -137,5 +141,20 @@ class OnnxruntimeCpu:
         return compiled
 
     def simulate(self, package: ModelPackage, profile: DeviceProfile, out: Path) -> CompiledModel:
-        """The artifact itself: an ONNX graph gives its answers on any CPU of the runtime's."""
-        return self.compile(package, profile, 1, out)
+        """The artifact; for a CPU without VNNI a graph that computes what that does (targets/onnx_saturation.py).
+
+        Raises UnsupportedError as compile does, and naming a node of which it is not known how it sums.
+        """
+        compiled = self.compile(package, profile, 1, out)
+        if package.precision != "int8" or not self.capabilities(profile).imitated:
+            return compiled
+        import onnx
+
+        onnx.save(without_vnni(onnx.load(out / FILE)), out / FILE)
+        imitating = replace(compiled, options={"threads": 1} | UNOPTIMIZED)
+        imitating.save()
+        return imitating
+
+
+def _clips(profile: DeviceProfile) -> bool:
+    return int8_kernels(profile.architecture, profile.isa) == "saturating"

@@ -116,6 +116,7 @@ class Capabilities:
     status: of an artifact that compile() makes here.
     precisions: those that the runtime, the profile and this target have in common, best for speed first.
     opset, ir_version: the newest that the oldest runtime of the profile's range reads.
+    imitated: what of the device's arithmetic this machine does otherwise and simulate() imitates; empty where nothing.
     """
 
     executes_here: bool
@@ -125,14 +126,24 @@ class Capabilities:
     precisions: tuple[str, ...]
     opset: int
     ir_version: int
+    imitated: str = ""
+
+    @property
+    def answers_as_it_ships(self) -> bool:
+        """Whether what ships gives the device's answers here; else simulate() stands for it."""
+        return self.answers_here and not self.imitated
 
 
 @dataclass(frozen=True)
 class Region:
-    """A part of a float graph that is left in float, or not, as a whole: the names of its nodes, and one for people."""
+    """A part of a float graph that is left in float, or not, as a whole: the names of its nodes, and one for people.
+
+    parts: the regions that it joins, where it does.
+    """
 
     name: str
     nodes: tuple[str, ...]
+    parts: "tuple[Region, ...]" = ()
 
 
 class Make(Protocol):
@@ -154,6 +165,7 @@ class Candidate:
     plain: like make, but without a look at what would be better than the route's defaults; None where there is no such
         look.
     form_of: name of the route that computes the same by other operators; empty where there is none.
+    unguarded: like make, but without regard to what the device's processor clips; None where there is no such regard.
     """
 
     name: str
@@ -163,6 +175,7 @@ class Candidate:
     kinds: Callable[[], Sequence[Region]] = tuple
     plain: Make | None = None
     form_of: str = ""
+    unguarded: Make | None = None
 
     def same_as(self, other: "Candidate") -> bool:
         """Whether both are the same arithmetic."""
@@ -286,6 +299,6 @@ class Target(Protocol):
 
     def simulate(self, package: ModelPackage, profile: "DeviceProfile", out: Path) -> CompiledModel:
         """Like compile, but a model that a runner of this machine can answer with, whose answers stand for the
-        artifact's where capabilities.answers_here is false. Says nothing of its speed.
+        artifact's where capabilities.answers_as_it_ships is false. Says nothing of its speed.
         """
         ...

@@ -112,6 +112,7 @@ def assemble(
             "target": device.target,
             "choice": choice["choice"],
             "sensitivities": choice.get("sensitivities", []),
+            "clipping": choice.get("clipping"),
             "tools": dict(sorted(tools.items())),
         }
     )

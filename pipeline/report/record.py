@@ -151,6 +151,29 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
+class ClippingLayer:
+    """A layer whose sums the device's processor clips, had its weights no regard to that; see SaturatingLayer."""
+
+    node: str
+    channels: float
+    clipped: float
+    changed: float
+    sqnr_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """What the device's processor clips, and what that would cost without the guard that ships.
+
+    unguarded: accuracy and drop_points of the route that ships, without its guard.
+    """
+
+    what: str
+    unguarded: dict[str, float]
+    layers: tuple[ClippingLayer, ...]
+
+
+@dataclass(frozen=True)
 class Refusal:
     """Why there is no bundle, and what to do about it."""
 
@@ -186,6 +209,7 @@ class Report:
     chosen: Rejected | None = None
     refusal: Refusal | None = None
     sensitivities: tuple[Sensitivity, ...] = ()
+    clipping: Clipping | None = None
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -220,7 +244,7 @@ class Report:
 _ORDER = (
     *("schema", "recipe", "device", "target", "status", "verdict", "choice", "executed_on", "baseline", "artifact"),
     *("ratios", "accuracy", "measures", "slices", "churn", "gates", "energy", "cost", "stages", "rejected", "tools"),
-    *("chosen", "refusal", "sensitivities"),
+    *("chosen", "refusal", "sensitivities", "clipping"),
 )
 
 

@@ -3,16 +3,22 @@
 import json
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from calibration.errors import InputError
 
 if TYPE_CHECKING:
+    from calibration.dataset import CalibrationSet
     from pipeline.recipe import Device
     from pipeline.stage import Work
     from pipeline.task import Task
+    from pipeline.trials import Bench, Trial
+
+
+# Of the calibration set: on so many samples what is clipped is counted.
+CLIPPING_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,27 @@ class Quantize:
                 "chosen": chosen.name,
                 "seconds": {"for_layers": self.seconds, "used_in_all": round(time.monotonic() - started, 1)},
                 "candidates": [trial.record(chosen=trial is chosen) for trial in choosing.trials],
+                "clipping": clipping(bench, chosen, samples),
                 "sensitivities": [s.record(chosen.in_float) for s in choosing.known_of(chosen)],
             }
         (work.out / "choice.json").write_text(json.dumps(record, indent=1, allow_nan=False))
         work.progress(1.0, f"{chosen.name}: {chosen.why}")
+
+
+def clipping(bench: "Bench", chosen: "Trial", samples: "CalibrationSet") -> "dict[str, Any] | None":
+    """What the device's processor would clip, layer by layer, had the chosen route no regard to it, and its price.
+
+    None where nothing is clipped there, or how it sums is not known.
+    """
+    from targets.onnx_graph import read_graph
+    from targets.onnx_saturation import saturating_layers
+
+    without = bench.unguarded(chosen) if bench.capabilities.imitated else None
+    if without is None or without.package is None:
+        return None
+    layers = saturating_layers(read_graph(without.package), samples.feeds(1)[:CLIPPING_SAMPLES])
+    return {
+        "what": bench.capabilities.imitated,
+        "unguarded": {key: without.figures[key] for key in ("accuracy", "drop_points") if key in without.figures},
+        "layers": [asdict(layer) | {"sqnr_db": layer.sqnr_db if layer.changed else None} for layer in layers],
+    }

@@ -47,7 +47,7 @@ class Validate:
     )
     gives: ClassVar = "validation"
     distributions: ClassVar = ("numpy",)
-    revision: ClassVar = 1
+    revision: ClassVar = 2
 
     def __post_init__(self) -> None:
         for name in ("seconds", "max_seconds"):
@@ -88,14 +88,14 @@ class Validate:
         }
         measures: dict[str, Any] = {}
         answering = artifact
-        if not capabilities.answers_here:
+        if not capabilities.answers_as_it_ships:
             simulated = work.scratch / "simulated"
             simulated.mkdir(exist_ok=True)
             answering = target.simulate(ModelPackage.load(package), device.profile, simulated)
         record["golden"] = write_golden(test, answering, work.out / "golden.npz")
         if capabilities.answers_here:
-            record |= executed_on(machine, artifact)
-            measures |= measure_answers(task, test, label_names(data), teacher, artifact, budget, record, work)
+            record |= executed_on(machine, artifact, imitated=answering is not artifact)
+            measures |= measure_answers(task, test, label_names(data), teacher, answering, budget, record, work)
         if capabilities.executes_here:
             with work.measuring():
                 measures |= self.measure_latency(test, teacher, artifact, budget, record, work)
@@ -137,8 +137,8 @@ class Validate:
         }
 
 
-def executed_on(machine: dict[str, str], artifact: "CompiledModel") -> dict[str, Any]:
-    """Which CPU, instruction set and runtime the figures come from."""
+def executed_on(machine: dict[str, str], artifact: "CompiledModel", *, imitated: bool) -> dict[str, Any]:
+    """Which CPU, instruction set and runtime the figures come from; imitated: whether another's arithmetic was."""
     from targets.device.probe import probe
     from targets.device.runners import load_runner
 
@@ -150,7 +150,7 @@ def executed_on(machine: dict[str, str], artifact: "CompiledModel") -> dict[str,
             "runtime": runtime["name"],
             "version": runtime["version"],
             "threads": artifact.options["threads"],
-            "emulated": False,
+            "emulated": imitated,
         }
     }
 

@@ -15,6 +15,8 @@ from pipeline.stages.calibrate import Calibrate
 from pipeline.stages.export import Export
 from pipeline.stages.quantize import Quantize
 from pipeline.trials import Trial
+from targets.onnx_graph import read_graph
+from targets.onnx_saturation import saturating_layers
 from targets.profile import load_profile
 from targets.target import ModelPackage
 
@@ -122,6 +124,24 @@ def test_for_a_device_that_is_not_here_the_first_of_the_rule_that_holds_is_taken
     assert (choice["choice"], choice["chosen"]) == ("rule", first)
     assert made.precision == "int8"
     assert not [c for c in choice["candidates"] if "latency_ms" in c["figures"]]
+
+
+def test_for_a_cpu_without_vnni_its_arithmetic_is_imitated_and_what_it_clips_is_told(quantize):
+    from targets.device.probe import isa
+    from targets.int8_kernels import int8_kernels
+
+    if int8_kernels("x86_64", isa()) == "saturating":
+        pytest.skip("this processor clips by itself")
+    plain = Device(load_profile("x86-64-avx2"), "onnxruntime-cpu", Budget())
+    made, choice = quantize(Quantize(max_drop=10, seconds=10), plain)
+    assert (choice["choice"], choice["chosen"]) == ("rule", "static-u8s8-unsaturated")
+    clipping = choice["clipping"]
+    assert "16 bits" in clipping["what"]
+    assert {"accuracy", "drop_points"} <= set(clipping["unguarded"])
+    assert any(layer["channels"] > 0 for layer in clipping["layers"])
+    # What ships is not in danger, whatever the input.
+    feeds = [{made.inputs[0].name: np.zeros([1, *made.inputs[0].shape[1:]], np.float32)}]
+    assert all(layer.channels == 0 for layer in saturating_layers(read_graph(made), feeds))
 
 
 def test_an_engine_of_unknown_speed_must_at_least_be_smaller(quantize):
