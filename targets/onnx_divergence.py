@@ -4,7 +4,7 @@ The artifact's own tensors are given to the reference graph, operator by operato
 an operator of the reference then gives is what the artifact's should have given, but for the rounding of its result.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,8 @@ COMMUTATIVE = ("Add", "Mul", "Min", "Max")
 # Few samples do not tell whether a correction of this share of the noise helped.
 LOST_IN_NOISE = 0.5
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "MatMulInteger")
+# What runtimes compute in the kernel of the operator before it, beside activations and what moves values.
+FOLLOWING = ("Add", "Sub", "Mul", "Div", "Gelu", "Erf", "Cast")
 
 
 def compare(
@@ -51,15 +53,21 @@ def compare(
     expected: Run,
     found: Run,
     rounded: Mapping[str, np.ndarray] | None = None,
+    meant: Mapping[str, np.ndarray] | None = None,
+    unknown: Collection[str] = (),
+    saturates: bool = True,
 ) -> list[Layer]:
     """The artifact's tensors in topological order, with what is wrong with each.
 
     reference: as float_reference gives it; artifact: float or with Q/DQ pairs. expected, found: of each sample, name ->
     array of all tensors that were looked at, the inputs among them. rounded: constant of the reference -> the steps to
-    which it is itself rounded, where it was quantized.
+    which it is itself rounded, where it was quantized. meant: key or output of the artifact -> what its own operators
+    give in float of the inputs that they had, before it is rounded; computed here where none is given. unknown: names of
+    the artifact's nodes whose results are not held against the reference's. saturates: whether the processor's kernels
+    may clip sums of two products to 16 bits.
     """
     sides = QuantizedGraph(reference), QuantizedGraph(artifact)
-    return list(Comparison(*sides, expected, found, rounded or {}).layers())
+    return list(Comparison(*sides, expected, found, rounded or {}, meant, frozenset(unknown), saturates).layers())
 
 
 @dataclass
@@ -71,25 +79,30 @@ class Comparison:
     expected: Run
     found: Run
     rounded: Mapping[str, np.ndarray]
+    said: Mapping[str, np.ndarray] | None
+    unknown: frozenset[str]
+    saturates: bool
 
     def layers(self) -> Iterator[Layer]:
         constants = self._constant_findings()
         scales = self._scales_by_bias()
+        reported: set[int] = set()
         for name in self.seen:
             activation = self.artifact.activations.get(name)
             tensor = self.tensor_of(name)
             source = activation.source if activation else name
             segment = self.segment(source)
-            op = next(
-                (i for i in segment if self.artifact.nodes[i].op_type in PRODUCTS), segment[-1] if segment else None
-            )
-            findings = [f for i in segment for f in constants.get(i, ())]
+            op = self._kernel(segment)
+            wrong = [i for i in segment if i in constants]
+            # What several tensors are computed from is said of the first.
+            findings = [f for i in wrong if i not in reported for f in constants[i]]
+            reported.update(wrong)
             own: Difference | None = None
-            if not findings and segment:
+            if not wrong and segment:
                 findings += self._output_findings(name, activation, segment)
             if activation is not None:
                 findings += self._parameter_findings(activation, scales)
-            target = self.targets.get(name)
+            target = self.targets.get(name, self.meant.get(name) if segment else None)
             value = joined([sample[self.value_name(name)] for sample in self.values])
             if target is not None and target.shape == value.shape:
                 own = difference(target, value)
@@ -101,8 +114,8 @@ class Comparison:
                 quantized=_words(how, activation),
                 total=self._total(tensor, value),
                 own=own,
-                expected_db=rounding_db(target, how, None)
-                if how is not None and target is not None and how.scale.size == 1
+                expected_db=rounding_db(target, how, self._axis(activation))
+                if activation is not None and how is not None and target is not None
                 else None,
                 findings=tuple(findings),
             )
@@ -225,13 +238,22 @@ class Comparison:
     @cached_property
     def targets(self) -> dict[str, np.ndarray]:
         """Seen name -> what the reference's operator makes of the inputs that the artifact's had, and its constants."""
-        wanted = {name: tensor for name in self.seen if (tensor := self.tensor_of(name)) is not None}
+        wanted = {
+            name: tensor
+            for name in self.seen
+            if (tensor := self.tensor_of(name)) is not None and not self._is_unknown(name)
+        }
         runs = self._run_reference(sorted({t for t in wanted.values() if t in self.reference.producer}))
         found: dict[str, np.ndarray] = {}
         for name, tensor in wanted.items():
             samples = runs if tensor in self.reference.producer else self.expected
             found[name] = joined([sample[tensor] for sample in samples])
         return found
+
+    def _is_unknown(self, name: str) -> bool:
+        activation = self.artifact.activations.get(name)
+        nodes = {self.artifact.nodes[index].name for index in self._segment_of(name)}
+        return bool(self.unknown & (nodes | {activation.op} if activation else nodes))
 
     def _run_reference(self, outputs: list[str]) -> list[dict[str, np.ndarray]]:
         from onnx import numpy_helper
@@ -276,8 +298,10 @@ class Comparison:
         return found
 
     @cached_property
-    def meant(self) -> dict[str, np.ndarray]:
+    def meant(self) -> Mapping[str, np.ndarray]:
         """Seen name -> what the artifact's own graph says, operator by operator in float, of the inputs it had."""
+        if self.said is not None:
+            return self.said
         graph = self.artifact
         given = [n for n in self.found[0] if n not in graph.inputs and n not in graph.reads]
         edges = {(i, p): n for i, node in enumerate(graph.nodes) for p, n in enumerate(node.input) if n in given}
@@ -308,7 +332,7 @@ class Comparison:
         raw = joined([sample[name] for sample in self.found])
         values = raw if how is None else dequantize(raw, how, axis)
         target, meant = self.targets.get(name), self.meant[name]
-        tensor = self.tensor_of(name) or name
+        tensor = self.tensor_of(name) or (activation.source if activation else name)
         if _wrong(meant, raw, how, axis):
             return [self._kernel_finding(tensor, meant, raw, values, how, axis, segment)]
         if target is None or target.shape != meant.shape:
@@ -341,17 +365,21 @@ class Comparison:
         segment: list[int],
     ) -> Finding:
         """The runtime's kernel gives something else than the graph says."""
-        nodes = [self.artifact.nodes[i] for i in segment]
-        product = next((n for n in nodes if n.op_type in PRODUCTS), nodes[-1])
+        kernel = self.artifact.nodes[self._kernel(segment) or 0]
         if how is None:
             off = difference(meant, values).relative
             words = f"the kernel's values are up to {100 * off:.3g}% of the largest away from what the graph says"
         else:
             steps = steps_apart(meant, raw, how, axis)
             words = f"{100 * (steps > 1).mean():.2f}% of the kernel's integers are wrong, by up to {steps.max()} steps"
-        if can_clip(self.artifact.model, product):
-            return Finding("saturation", product.name, tensor, f"{words}: sums of two of its products exceed 16 bits")
-        return Finding("values", product.name, tensor, words)
+        if self.saturates and kernel.op_type in PRODUCTS and can_clip(self.artifact.model, kernel):
+            return Finding("saturation", kernel.name, tensor, f"{words}: sums of two of its products exceed 16 bits")
+        return Finding("values", kernel.name, tensor, words)
+
+    def _kernel(self, segment: list[int]) -> int | None:
+        """Of the nodes that compute a tensor, the one whose kernel does: the last that is not computed in another's."""
+        light = (*ACTIVATIONS, *MOVES, *FOLLOWING)
+        return next((i for i in reversed(segment) if self.artifact.nodes[i].op_type not in light), (segment or [None])[-1])
 
     def _culprit(
         self, segment: list[int], tensor: str, activation: Activation | None, kind: Kind, words: str
@@ -377,8 +405,7 @@ class Comparison:
             return Finding("zero point" if zero_moved else "scale", activation.op, tensor, why)
         if missing is not None:
             return Finding("fusion", missing.name, tensor, f"{missing.op_type} of the reference is missing: {words}")
-        product = next((i for i in segment if self.artifact.nodes[i].op_type in PRODUCTS), segment[-1])
-        return Finding(kind, self.artifact.nodes[product].name, tensor, words)
+        return Finding(kind, self.artifact.nodes[self._kernel(segment) or 0].name, tensor, words)
 
     def _missing(self, tensor: str, segment: list[int]) -> "onnx.NodeProto | None":
         pending, ours = [tensor], {self.counterparts[i] for i in segment if i in self.counterparts}
@@ -487,14 +514,9 @@ class Comparison:
 
         Bias correction (Nagel et al. 2019, arXiv:1906.04721) changes it by less than the noise that it makes up for.
         """
-        index = self.artifact.producer[node.output[0]]
-        name = next((n for n in self.seen if index in self._segment_of(n)), None)
-        tensor = self.tensor_of(name) if name else None
-        if name is None or tensor is None or tensor not in self.expected[0]:
-            return False
         axis = 1 if node.op_type == "Conv" else -1
-        errors = [v[self.value_name(name)] - e[tensor] for v, e in zip(self.values, self.expected, strict=True)]
-        if errors[0].shape[axis] != change.size or not change.any():
+        errors = self._errors_behind(node)
+        if errors is None or errors[0].shape[axis] != change.size or not change.any():
             return False
         over = tuple(d for d in range(errors[0].ndim) if d != axis % errors[0].ndim)
         mean = np.mean([error.mean(axis=over) for error in errors], axis=0)
@@ -503,6 +525,30 @@ class Comparison:
         size = float(np.linalg.norm(change))
         nearer = float(np.linalg.norm(mean)) <= float(np.linalg.norm(mean - change))
         return size <= noise and (nearer or size <= LOST_IN_NOISE * noise)
+
+    def _errors_behind(self, node: "onnx.NodeProto") -> list[np.ndarray] | None:
+        """Of each sample: the artifact's result of a node less the reference's, at the tensor that it was rounded to or,
+        where that has another shape, as computed from its inputs.
+        """
+        index = self.artifact.producer[node.output[0]]
+        name = next((n for n in self.seen if index in self._segment_of(n)), None)
+        tensor = self.tensor_of(name) if name else None
+        result = node.output[0]
+        if name is not None and tensor is not None and tensor in self.expected[0]:
+            found = [values[self.value_name(name)] for values in self.values]
+            if result not in self.expected[0] or found[0].shape == self.expected[0][result].shape:
+                return [f - e[tensor] for f, e in zip(found, self.expected, strict=True)]
+        if result not in self.sums:
+            return None
+        return [found - e[result] for found, e in zip(self.sums[result], self.expected, strict=True)]
+
+    @cached_property
+    def sums(self) -> dict[str, list[np.ndarray]]:
+        """Result of each node that adds a bias -> what the reference makes of the artifact's values and constants."""
+        vectors = {name for name, array in self.reference.arrays.items() if array.ndim == 1 and array.dtype.kind == "f"}
+        names = {n.output[0] for n in self.reference.nodes if vectors & set(n.input)} & self.expected[0].keys()
+        runs = self._run_reference(sorted(names))
+        return {name: [sample[name] for sample in runs] for name in names}
 
     def _segment_of(self, name: str) -> list[int]:
         activation = self.artifact.activations.get(name)
@@ -647,8 +693,13 @@ def _flag(node: "onnx.NodeProto", name: str) -> bool:
 def _words(how: QuantizationParameters | None, activation: Activation | None) -> str:
     if activation is None:
         return ""
+    return "uint8, dynamic" if how is None else in_words(how)
+
+
+def in_words(how: QuantizationParameters | None) -> str:
+    """The type, scale and zero point of integers, in a few words; nothing for what is float."""
     if how is None:
-        return "uint8, dynamic"
+        return ""
     name = f"{'int' if how.scheme.signed else 'uint'}{how.scheme.bits}"
     scale = f"{float(how.scale[0]):.4g}" if how.scale.size == 1 else f"{how.scale.size} scales"
     return f"{name} × {scale}, zero {int(how.zero_point[0])}"
