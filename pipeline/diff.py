@@ -134,9 +134,7 @@ class Reference:
 def _look_into_reference(artifact: Artifact, feeds: Feeds, plain: Feeds, notes: list[str]) -> Reference:
     if artifact.runner == OPENVINO:
         notes.append("A is an OpenVINO model: tensors are compared by name, and B's kernels judged by B's own graph")
-        watched = openvino_divergence.watch(
-            read_openvino(artifact), artifact.options, feeds, artifact.emulator
-        )
+        watched = openvino_divergence.watch(read_openvino(artifact), artifact.options, feeds, artifact.emulator)
         _say_changes(notes, "A", plain, watched.found)
         return Reference(None, None, watched.by_tensor())
     graph = read_onnx(artifact)
@@ -145,9 +143,7 @@ def _look_into_reference(artifact: Artifact, feeds: Feeds, plain: Feeds, notes: 
     return Reference(graph, float_reference(graph), _expected(graph, seen))
 
 
-def _onnx_layers(
-    reference: Reference, artifact: Artifact, feeds: Feeds, plain: Feeds, notes: list[str]
-) -> list[Layer]:
+def _onnx_layers(reference: Reference, artifact: Artifact, feeds: Feeds, plain: Feeds, notes: list[str]) -> list[Layer]:
     graph = read_onnx(artifact)
     seen = watch(artifact, graph, feeds)
     _say_changes(notes, "B", plain, seen)
@@ -167,13 +163,17 @@ def _openvino_layers(
         layers = openvino_divergence.alone(watched, reference.seen)
     else:
         if QuantizedGraph(reference.graph).activations:
-            notes.append("A is quantized itself: where its quantizer changed the graph, compare both with the float model")
+            notes.append(
+                "A is quantized itself: where its quantizer changed the graph, compare both with the float model"
+            )
         rounded = rounded_constants(reference.graph)
         layers, lost = openvino_divergence.compare_openvino(
             reference.in_float, watched, reference.seen, rounded, artifact.saturates
         )
         if lost:
-            notes.append(f"{lost} quantized tensors of B have no name in A: what follows them is judged by B's own graph")
+            notes.append(
+                f"{lost} quantized tensors of B have no name in A: what follows them is judged by B's own graph"
+            )
     return openvino_divergence.explained(watched, layers, artifact.options, artifact.emulator)
 
 

@@ -379,7 +379,9 @@ class Comparison:
     def _kernel(self, segment: list[int]) -> int | None:
         """Of the nodes that compute a tensor, the one whose kernel does: the last that is not computed in another's."""
         light = (*ACTIVATIONS, *MOVES, *FOLLOWING)
-        return next((i for i in reversed(segment) if self.artifact.nodes[i].op_type not in light), (segment or [None])[-1])
+        return next(
+            (i for i in reversed(segment) if self.artifact.nodes[i].op_type not in light), (segment or [None])[-1]
+        )
 
     def _culprit(
         self, segment: list[int], tensor: str, activation: Activation | None, kind: Kind, words: str
@@ -594,7 +596,8 @@ class Comparison:
         if how is None:
             return
         tensor = self.tensor_of(activation.key) or activation.source
-        target = self.targets.get(activation.key, self.meant.get(activation.key))
+        unknown = self._is_unknown(activation.key)
+        target = None if unknown else self.targets.get(activation.key, self.meant.get(activation.key))
         made_for, by = scales.get(activation.key, (None, ""))
         for reader in activation.readers:
             wrong = unlike(how, reader.how)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.quantization import QuantizationParameters
+from targets.onnx_divergence import SUFFIX
 from targets.onnx_integers import QuantizedGraph
 from targets.onnx_taps import float_names
 from targets.openvino_quantized import Fake, OpenvinoGraph
@@ -105,7 +106,8 @@ class _Translator:
 
     def _tensor(self, names: Collection[str]) -> str | None:
         """The tensor of the reference that has one of these names; of several, which differ in shape, the last."""
-        known = sorted(set(names) & self.computed, key=lambda name: self.reference.producer.get(name, -1))
+        plain = {name.removesuffix(SUFFIX) for name in names}
+        known = sorted((set(names) | plain) & self.computed, key=lambda name: self.reference.producer.get(name, -1))
         return known[-1] if known else None
 
     def _pair(self, fake: Fake, tensor: str, factor: np.ndarray | None) -> "Iterator[onnx.NodeProto]":
@@ -129,7 +131,7 @@ class _Translator:
             yield helper.make_node("DequantizeLinear", [key, *self._parameters(name, how)], [read], name, **axis)
             reached = set(self._reached(end))
             for node in graph.node:
-                if tensor in node.input and reached & set(node.output):
+                if tensor in node.input and reached & set(self._kept(node)):
                     node.input[:] = [read if n == tensor else n for n in node.input]
 
     def _reached(self, end: str) -> Iterator[str]:
@@ -143,6 +145,18 @@ class _Translator:
                 if not names and node.get_friendly_name() not in seen and node.outputs():
                     seen.add(node.get_friendly_name())
                     pending.append(node)
+
+    def _kept(self, node: "onnx.NodeProto") -> Iterator[str]:
+        """The first tensors at or behind a node of the reference that have their names in the OpenVINO model."""
+        pending, seen = list(node.output), set[str]()
+        while pending:
+            name = pending.pop()
+            if name in self.graph.named or name in self.reference.outputs:
+                yield name
+            elif name not in seen:
+                seen.add(name)
+                consumers = self.reference.consumers.get(name, [])
+                pending += [n for index in consumers for n in self.reference.nodes[index].output]
 
     def _take_constants(self) -> None:
         """Weights and biases as they stand in the OpenVINO model."""
@@ -169,12 +183,11 @@ class _Translator:
             return None
         matrix = node.op_type in ("MatMul", "Gemm") and array.ndim == 2 and position == 1
         if matrix and self._is_transposed(node):
-            values, step = values.T, step.T
-        return values.reshape(array.shape).astype(np.float64), _steps(step, values.shape, array.shape)
+            values, step = values.T, step.T if step.size > 1 else step
+        return values.reshape(array.shape).astype(np.float64), _steps(step, array.shape)
 
     def _constant_input(self, node: "onnx.NodeProto", position: int) -> tuple[np.ndarray, np.ndarray] | None:
-        port = self.graph.named.get(node.output[0])
-        own = port.get_node() if port is not None else None
+        own = self._counterpart(node)
         kinds = CONSTANTS.get((node.op_type, position)) or CONSTANTS.get((node.op_type, None)) or ()
         if kinds == PRODUCTS:
             own = self._product(own)
@@ -188,6 +201,11 @@ class _Translator:
         constants = [p for p in places if self.graph.constant(name, p) is not None]
         array = self.graph.constant(name, constants[0]) if len(constants) == 1 else None
         return None if array is None else (array, self.graph.step(name, constants[0]))
+
+    def _counterpart(self, node: "onnx.NodeProto") -> Any:
+        """What gives a node's result, or has its name where the result has lost its own; None where there is neither."""
+        port = self.graph.named.get(node.output[0])
+        return port.get_node() if port is not None else self.graph.nodes.get(node.name)
 
     def _product(self, node: Any) -> Any:
         """The product with weights to whose result a bias is added, if any, and which Gemm multiplies by its alpha."""
@@ -204,7 +222,7 @@ class _Translator:
 
     def _is_transposed(self, node: "onnx.NodeProto") -> bool:
         """Whether OpenVINO's product takes the matrix the other way round."""
-        own = self._product(self.graph.named[node.output[0]].get_node())
+        own = self._product(self._counterpart(node))
         theirs = bool(own.get_attributes().get("transpose_b", False))
         return theirs != any(a.name == "transB" and a.i for a in node.attribute)
 
@@ -254,11 +272,11 @@ class _Translator:
         self.found.model.graph.initializer.append(numpy_helper.from_array(array, name))
 
 
-def _steps(step: np.ndarray, made_for: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+def _steps(step: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Steps of an array for the same array in another shape: as few of them as there are."""
     if step.size == 1:
         return step.reshape(())
-    whole = np.broadcast_to(step, made_for).reshape(shape)
+    whole = step.reshape(shape)
     for axis in range(whole.ndim):
         first = whole.take([0], axis=axis)
         whole = first if (whole == first).all() else whole

@@ -61,7 +61,9 @@ class OpenvinoGraph:
         try:
             return cls(Core().read_model(file))
         except RuntimeError as error:
-            raise InputError(f"{file}: OpenVINO cannot read it: {error}", "give .xml with its .bin beside it") from error
+            raise InputError(
+                f"{file}: OpenVINO cannot read it: {error}", "give .xml with its .bin beside it"
+            ) from error
 
     @cached_property
     def nodes(self) -> dict[str, Any]:
@@ -106,8 +108,15 @@ class OpenvinoGraph:
 
     @property
     def outputs(self) -> list[str]:
-        """One name of each of the model's results."""
-        return [sorted(port.get_names())[0] for port in self.model.outputs if port.get_names()]
+        """One name of each of the model's results that are not the values of integers."""
+        ends = {end for fake in self.fakes.values() for end in fake.reads}
+        names = [sorted(port.get_names())[0] for port in self.model.outputs if port.get_names()]
+        return [name for name in names if self.named[name].get_node().get_friendly_name() not in ends]
+
+    def aliases(self) -> dict[str, list[str]]:
+        """GIVEN + node -> names of results of the model that are the same tensor."""
+        ends = {op: next(iter(fake.reads)) for op, fake in self.fakes.items()} | {name: name for name in self.floats}
+        return {GIVEN + op: sorted(self.nodes[end].output(0).get_names()) for op, end in ends.items()}
 
     def names_of(self, fake: Fake) -> list[str]:
         """What a FakeQuantize rounds: the names of the tensor, or that of the node which gives it."""
@@ -120,17 +129,15 @@ class OpenvinoGraph:
         return _values((self.constants if folded else self.nodes)[node], position)
 
     def step(self, node: str, position: int) -> np.ndarray:
-        """Of a constant input: the distance of neighbouring values, of as many dimensions as it; 0 where it is float."""
+        """Of a constant input: the distance of neighbouring values, one for all or of its shape; 0 where it is float."""
         source = self.nodes[node].input_value(position).get_node()
         while source.get_type_name() in (*SHAPING, "Convert"):
             source = source.input_value(0).get_node()
-        if source.get_type_name() == "FakeQuantize":
-            low, high = (_values(source, p) for p in (3, 4))
-            if low is not None and high is not None:
-                return (high.astype(np.float64) - low) / (source.get_attributes()["levels"] - 1)
-        integers = source.get_type_name() == "Multiply" and source.input_value(0).get_node().get_type_name()
-        scale = _values(source, 1) if integers in ("Convert", "Subtract") else None
-        return np.zeros(()) if scale is None else scale.astype(np.float64)
+        step = _step(source)
+        values = self.constant(node, position)
+        if step.size == 1 or values is None:
+            return step.reshape(())
+        return np.broadcast_to(step, source.output(0).get_partial_shape().to_shape()).reshape(values.shape)
 
     def tapped(self) -> Any:
         """The model with the values that its integers stand for, and `floats`, as further results GIVEN + node's name.
@@ -160,17 +167,20 @@ class OpenvinoGraph:
         ends = {op: list(fake.reads) for op, fake in self.fakes.items()} | {name: [name] for name in self.floats}
         # Before anything stands apart.
         computed = {name: nodes[name].output(0) for name in self.floats}
+        integers = {end for fake in self.fakes.values() for end in fake.reads}
+        kept = [r for r in made.get_results() if r.input_value(0).get_node().get_friendly_name() not in integers]
         for op, names in ends.items():
             given = opset13.parameter(nodes[names[0]].output(0).get_partial_shape(), np.float32, name=GIVEN + op)
             given.output(0).get_tensor().set_names({GIVEN + op})
             for end in names:
                 for reader in nodes[end].output(0).get_target_inputs():
-                    reader.replace_source_output(given.output(0))
+                    if reader.get_node().get_type_name() != "Result":
+                        reader.replace_source_output(given.output(0))
         results: list[Any] = []
         for op, port in ({op: nodes[op].input_value(0) for op in self.fakes} | computed).items():
             port.get_tensor().add_names({MEANT + op})
             results.append(opset13.result(port))
-        results += made.get_results()
+        results += kept
         found = _behind(results)
         parameters = [node for node in found if node.get_type_name() == "Parameter"]
         return Model(results, parameters, "cut")
@@ -238,6 +248,23 @@ def _values(node: Any, position: int) -> np.ndarray | None:
     levels = source.get_attributes()["levels"]
     steps = np.rint((np.clip(x, low_in, high_in) - low_in) / (high_in - low_in) * (levels - 1))
     return steps / (levels - 1) * (high - low) + low
+
+
+def _step(node: Any) -> np.ndarray:
+    """The distance of neighbouring values of what a node gives, broadcast to its shape: of FakeQuantize, of a product
+    with integers; else 0.
+    """
+    if node.get_type_name() == "FakeQuantize":
+        low, high = (_values(node, p) for p in (3, 4))
+        if low is not None and high is not None:
+            return (high.astype(np.float64) - low) / (node.get_attributes()["levels"] - 1)
+    integers = node.get_type_name() == "Multiply" and node.input_value(0).get_node().get_type_name()
+    scale = _values(node, 1) if integers in ("Convert", "Subtract") else None
+    # NNCF gives a scale the sign that spares the largest weight from clipping.
+    if scale is None:
+        return np.zeros(())
+    # A scale in float16 is itself rounded: of a weight of 127 steps by a sixteenth of one.
+    return np.abs(scale.astype(np.float64)) * (9 / 8 if scale.dtype == np.float16 else 1)
 
 
 def _dequantizing(node: Any) -> list[list[Any]]:
