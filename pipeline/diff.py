@@ -10,7 +10,6 @@ import numpy as np
 
 from calibration.divergence import Difference, Finding, Layer, difference, first, joined
 from calibration.errors import InputError, UnsupportedError
-from targets import openvino_divergence
 from targets.device.arrays import read_arrays
 from targets.device.errors import BundleError
 from targets.device.golden import read_golden
@@ -22,7 +21,10 @@ from targets.onnx_divergence import compare
 from targets.onnx_integers import QuantizedGraph
 from targets.onnx_reference import float_reference, in_float, rounded_constants
 from targets.onnx_taps import float_names, observable, tapped
+from targets.openvino_divergence import alone, compare_openvino
 from targets.openvino_quantized import OpenvinoGraph
+from targets.openvino_watch import Watched, explained
+from targets.openvino_watch import watch as watch_openvino
 
 if TYPE_CHECKING:
     import onnx
@@ -34,6 +36,7 @@ ONNX = "onnxruntime_cpu"
 OPTIONS: dict[str, Any] = {"threads": 1, "optimization": "all"}
 OPENVINO = "openvino"
 OPENVINO_OPTIONS: dict[str, Any] = {"threads": 1, "inference_precision": "f32"}
+QUANTIZED_REFERENCE = "A is quantized itself: where its quantizer changed the graph, compare both with the float model"
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
 
@@ -134,13 +137,18 @@ class Reference:
 def _look_into_reference(artifact: Artifact, feeds: Feeds, plain: Feeds, notes: list[str]) -> Reference:
     if artifact.runner == OPENVINO:
         notes.append("A is an OpenVINO model: tensors are compared by name, and B's kernels judged by B's own graph")
-        watched = openvino_divergence.watch(read_openvino(artifact), artifact.options, feeds, artifact.emulator)
-        _say_changes(notes, "A", plain, watched.found)
-        return Reference(None, None, watched.by_tensor())
+        return Reference(None, None, _watch_openvino(artifact, "A", feeds, plain, notes).by_tensor())
     graph = read_onnx(artifact)
     seen = watch(artifact, graph, feeds)
     _say_changes(notes, "A", plain, seen)
     return Reference(graph, float_reference(graph), _expected(graph, seen))
+
+
+def _watch_openvino(artifact: Artifact, name: str, feeds: Feeds, plain: Feeds, notes: list[str]) -> Watched:
+    graph = OpenvinoGraph.read(artifact.folder / artifact.files[0])
+    watched = watch_openvino(graph, artifact.options, feeds, artifact.emulator)
+    _say_changes(notes, name, plain, watched.found)
+    return watched
 
 
 def _onnx_layers(reference: Reference, artifact: Artifact, feeds: Feeds, plain: Feeds, notes: list[str]) -> list[Layer]:
@@ -149,7 +157,7 @@ def _onnx_layers(reference: Reference, artifact: Artifact, feeds: Feeds, plain: 
     _say_changes(notes, "B", plain, seen)
     like = graph if reference.graph is None else reference.graph
     if QuantizedGraph(like).activations and like != graph:
-        notes.append("A is quantized itself: where its quantizer changed the graph, compare both with the float model")
+        notes.append(QUANTIZED_REFERENCE)
     in_float = float_reference(graph) if reference.in_float is None else reference.in_float
     return compare(in_float, graph, reference.seen, seen, rounded_constants(like), saturates=artifact.saturates)
 
@@ -157,24 +165,18 @@ def _onnx_layers(reference: Reference, artifact: Artifact, feeds: Feeds, plain: 
 def _openvino_layers(
     reference: Reference, artifact: Artifact, feeds: Feeds, plain: Feeds, notes: list[str]
 ) -> list[Layer]:
-    watched = openvino_divergence.watch(read_openvino(artifact), artifact.options, feeds, artifact.emulator)
-    _say_changes(notes, "B", plain, watched.found)
+    watched = _watch_openvino(artifact, "B", feeds, plain, notes)
+    if watched.graph.blurred:
+        notes.append("OpenVINO rounds activations before weights of 8 bits as they come: such products are not judged")
     if reference.graph is None or reference.in_float is None:
-        layers = openvino_divergence.alone(watched, reference.seen)
-    else:
-        if QuantizedGraph(reference.graph).activations:
-            notes.append(
-                "A is quantized itself: where its quantizer changed the graph, compare both with the float model"
-            )
-        rounded = rounded_constants(reference.graph)
-        layers, lost = openvino_divergence.compare_openvino(
-            reference.in_float, watched, reference.seen, rounded, artifact.saturates
-        )
-        if lost:
-            notes.append(
-                f"{lost} quantized tensors of B have no name in A: what follows them is judged by B's own graph"
-            )
-    return openvino_divergence.explained(watched, layers, artifact.options, artifact.emulator)
+        return explained(watched, alone(watched, reference.seen))
+    if QuantizedGraph(reference.graph).activations:
+        notes.append(QUANTIZED_REFERENCE)
+    rounded = rounded_constants(reference.graph)
+    layers, lost = compare_openvino(reference.in_float, watched, reference.seen, rounded, artifact.saturates)
+    if lost:
+        notes.append(f"{lost} quantized tensors of B have no name in A: what follows is judged by B's own graph")
+    return explained(watched, layers)
 
 
 def layers_of(
@@ -253,11 +255,6 @@ def read_onnx(artifact: Artifact) -> "onnx.ModelProto":
         return onnx.load(file)
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
         raise InputError(f"{file} is not a valid ONNX model: {error}", "export it again") from error
-
-
-def read_openvino(artifact: Artifact) -> OpenvinoGraph:
-    """The model of an artifact for OpenVINO. Raises InputError where OpenVINO cannot read it."""
-    return OpenvinoGraph.read(artifact.folder / artifact.files[0])
 
 
 def watch(artifact: Artifact, graph: "onnx.ModelProto", feeds: Feeds) -> list[dict[str, np.ndarray]]:

@@ -62,9 +62,9 @@ def compare(
     reference: as float_reference gives it; artifact: float or with Q/DQ pairs. expected, found: of each sample, name ->
     array of all tensors that were looked at, the inputs among them. rounded: constant of the reference -> the steps to
     which it is itself rounded, where it was quantized. meant: key or output of the artifact -> what its own operators
-    give in float of the inputs that they had, before it is rounded; computed here where none is given. unknown: names of
-    the artifact's nodes whose results are not held against the reference's. saturates: whether the processor's kernels
-    may clip sums of two products to 16 bits.
+    give in float of the inputs that they had, before it is rounded; computed here where none is given. unknown: names
+    of the artifact's nodes whose results are not held against the reference's. saturates: whether the processor's
+    kernels may clip sums of two products to 16 bits.
     """
     sides = QuantizedGraph(reference), QuantizedGraph(artifact)
     return list(Comparison(*sides, expected, found, rounded or {}, meant, frozenset(unknown), saturates).layers())
@@ -529,8 +529,8 @@ class Comparison:
         return size <= noise and (nearer or size <= LOST_IN_NOISE * noise)
 
     def _errors_behind(self, node: "onnx.NodeProto") -> list[np.ndarray] | None:
-        """Of each sample: the artifact's result of a node less the reference's, at the tensor that it was rounded to or,
-        where that has another shape, as computed from its inputs.
+        """Of each sample: the artifact's result of a node less the reference's, where it was rounded or, where that is
+        of another shape, as computed from its inputs.
         """
         index = self.artifact.producer[node.output[0]]
         name = next((n for n in self.seen if index in self._segment_of(n)), None)

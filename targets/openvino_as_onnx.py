@@ -35,9 +35,9 @@ WHOLE = 0.02
 
 @dataclass
 class Translation:
-    """model: the graph. keys: FakeQuantize -> name of its integers there, of those that have a place in it. floats: node of
-    OpenvinoGraph.floats -> name of its result there. unknown: names of nodes whose results are not what the graph says, since what they read could not be followed. steps: constant
-    of the reference -> distances of neighbouring values, where the graph has it in float.
+    """model: the graph. keys: FakeQuantize -> name of its integers there, of those that have a place in it. floats:
+    node of OpenvinoGraph.floats -> name of its result there. unknown: names of nodes whose results are not what the
+    graph says. steps: constant of the reference -> distances of neighbouring values, where the graph has it in float.
     """
 
     model: "onnx.ModelProto"
@@ -121,14 +121,10 @@ class _Translator:
             self._initializer(f"{source}::factor", factor.astype(np.float32))
             yield helper.make_node("Mul", [tensor, f"{source}::factor"], [source], source)
         key = f"{fake.op}::integers"
-        assert fake.how is not None
-        axis = {} if fake.axis is None else {"axis": fake.axis}
-        made = self._parameters(fake.op, fake.how)
-        yield helper.make_node("QuantizeLinear", [source, *made], [key], fake.op, **axis)
+        yield self._node("QuantizeLinear", source, fake.op, fake.how, fake.axis, key)
         for end, how in fake.reads.items():
-            assert how is not None
             read, name = f"{end}::values", end if end != fake.op else f"{end}::reader"
-            yield helper.make_node("DequantizeLinear", [key, *self._parameters(name, how)], [read], name, **axis)
+            yield self._node("DequantizeLinear", key, name, how, fake.axis, read)
             reached = set(self._reached(end))
             for node in graph.node:
                 if tensor in node.input and reached & set(self._kept(node)):
@@ -203,9 +199,14 @@ class _Translator:
         return None if array is None else (array, self.graph.step(name, constants[0]))
 
     def _counterpart(self, node: "onnx.NodeProto") -> Any:
-        """What gives a node's result, or has its name where the result has lost its own; None where there is neither."""
+        """What gives a node's result or, where the result has lost its name, has the node's; None where nothing has."""
         port = self.graph.named.get(node.output[0])
-        return port.get_node() if port is not None else self.graph.nodes.get(node.name)
+        found = port.get_node() if port is not None else self.graph.nodes.get(node.name)
+        ends = {end: op for op, fake in self.graph.fakes.items() for end in fake.reads}
+        if found is not None and (op := ends.get(found.get_friendly_name())):
+            # The quantizer left the name to what reads the integers.
+            return self.graph.nodes[op].input_value(0).get_node()
+        return found
 
     def _product(self, node: Any) -> Any:
         """The product with weights to whose result a bias is added, if any, and which Gemm multiplies by its alpha."""
@@ -247,24 +248,36 @@ class _Translator:
         return name
 
     def _mark_unknown(self) -> None:
-        """Nodes behind a FakeQuantize that has no place in the graph."""
+        """Nodes behind a FakeQuantize that has no place in the graph, or behind what the graph does not say."""
         graph, found = self.graph, self.found
         ends = {end: op for op, fake in graph.fakes.items() for end in fake.reads}
         stops = {*ends, *found.floats}
         lost = {end for end, op in ends.items() if op not in found.keys}
-        found.unknown |= {op for op in found.keys if graph.before(op, stops) & lost}
-        results = {node: tensor for node, tensor in found.floats.items()}
-        results |= {graph.named[name].get_node().get_friendly_name(): name for name in graph.outputs}
+
+        def is_unknown(node: str) -> bool:
+            return node in graph.blurred or bool((graph.before(node, stops) | {node}) & lost)
+
+        found.unknown |= {op for op in found.keys if is_unknown(op)}
+        results = found.floats | {graph.named[name].get_node().get_friendly_name(): name for name in graph.outputs}
         for node, tensor in results.items():
-            if tensor in self.reference.producer and ({node} | graph.before(node, stops)) & lost:
+            if tensor in self.reference.producer and is_unknown(node):
                 found.unknown.add(self.reference.nodes[self.reference.producer[tensor]].name)
 
-    def _parameters(self, name: str, how: QuantizationParameters) -> list[str]:
+    def _node(
+        self, op_type: str, source: str, name: str, how: QuantizationParameters | None, axis: int | None, result: str
+    ) -> "onnx.NodeProto":
+        from onnx import helper
+
+        if how is None:
+            raise ValueError(f"{name}: its integers are of an unknown type")
         kind = np.dtype(f"{'' if how.scheme.signed else 'u'}int{how.scheme.bits}")
         shape = () if how.scale.size == 1 else (-1,)
         self._initializer(f"{name}::scale", how.scale.reshape(shape))
         self._initializer(f"{name}::zero", how.zero_point.astype(kind).reshape(shape))
-        return [f"{name}::scale", f"{name}::zero"]
+        node = helper.make_node(op_type, [source, f"{name}::scale", f"{name}::zero"], [result], name)
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        return node
 
     def _initializer(self, name: str, array: np.ndarray) -> None:
         from onnx import numpy_helper

@@ -16,6 +16,7 @@ TYPES = {256: ("uint8", 8), 255: ("int8", 8), 65536: ("uint16", 16), 65535: ("in
 ZERO_TOLERANCE = 0.02
 # What shapes a constant and leaves its values.
 SOURCES = ("Parameter", "Constant", "Result")
+MOVES = ("Reshape", "Unsqueeze", "Squeeze", "Transpose")
 SHAPING = ("Reshape", "Unsqueeze", "Squeeze")
 GIVEN, MEANT = "given::", "meant::"
 
@@ -24,9 +25,9 @@ GIVEN, MEANT = "given::", "meant::"
 class Fake:
     """A FakeQuantize node of an activation.
 
-    op: its name. sources: names of the tensor that it rounds. how: the parameters of its integers; None where they are of
-    a type that is not known. reads: name of the node that gives the values of the integers, itself or, where they are
-    multiplied apart, a Multiply -> by which parameters. axis: of scales, where there are several.
+    op: its name. sources: names of the tensor that it rounds. how: the parameters of its integers; None where they are
+    of a type that is not known. reads: name of the node that gives the values of the integers, itself or, where they
+    are multiplied apart, a Multiply -> by which parameters. axis: of scales, where there are several.
     """
 
     op: str
@@ -110,7 +111,7 @@ class OpenvinoGraph:
     def outputs(self) -> list[str]:
         """One name of each of the model's results that are not the values of integers."""
         ends = {end for fake in self.fakes.values() for end in fake.reads}
-        names = [sorted(port.get_names())[0] for port in self.model.outputs if port.get_names()]
+        names = [min(port.get_names()) for port in self.model.outputs if port.get_names()]
         return [name for name in names if self.named[name].get_node().get_friendly_name() not in ends]
 
     def aliases(self) -> dict[str, list[str]]:
@@ -129,7 +130,7 @@ class OpenvinoGraph:
         return _values((self.constants if folded else self.nodes)[node], position)
 
     def step(self, node: str, position: int) -> np.ndarray:
-        """Of a constant input: the distance of neighbouring values, one for all or of its shape; 0 where it is float."""
+        """Of a constant input: the distance of neighbouring values, one for all or of its shape; 0 for floats."""
         source = self.nodes[node].input_value(position).get_node()
         while source.get_type_name() in (*SHAPING, "Convert"):
             source = source.input_value(0).get_node()
@@ -160,9 +161,10 @@ class OpenvinoGraph:
         What they should have given, before it is rounded, is MEANT + node's name. Without integers to start from,
         nothing is computed in integers.
         """
-        from openvino import Model, opset13
+        import openvino
+        from openvino import opset13
 
-        made = self.folded.clone()
+        made: Any = self.folded.clone()
         nodes = {node.get_friendly_name(): node for node in made.get_ordered_ops()}
         ends = {op: list(fake.reads) for op, fake in self.fakes.items()} | {name: [name] for name in self.floats}
         # Before anything stands apart.
@@ -183,22 +185,39 @@ class OpenvinoGraph:
         results += kept
         found = _behind(results)
         parameters = [node for node in found if node.get_type_name() == "Parameter"]
-        return Model(results, parameters, "cut")
+        model: Any = openvino.Model
+        return model(results, parameters, "cut")
 
     def before(self, node: str, stops: Collection[str]) -> set[str]:
-        """Which nodes of `stops` a node computes its result from, without another of them between."""
+        """The nodes that a node computes its result from, back to those of `stops`, which are among them."""
         found: set[str] = set()
-        pending = [port.get_source_output().get_node() for port in self.nodes[node].inputs()]
-        seen: set[str] = set()
+        pending = [self.nodes[node]]
         while pending:
-            current = pending.pop()
-            name = current.get_friendly_name()
-            if name in stops:
-                found.add(name)
-            elif name not in seen:
-                seen.add(name)
-                pending += [port.get_source_output().get_node() for port in current.inputs()]
+            for port in pending.pop().inputs():
+                current = port.get_source_output().get_node()
+                name = current.get_friendly_name()
+                if name not in found:
+                    found.add(name)
+                    pending += [] if name in stops else [current]
         return found
+
+    @cached_property
+    def blurred(self) -> set[str]:
+        """FakeQuantize nodes, `floats` and nodes of `outputs` behind products that OpenVINO may compute otherwise than
+        the graph says: where only the weights are integers, it rounds the activations as they come.
+        """
+        ends = {end for fake in self.fakes.values() for end in fake.reads}
+        rounding: set[str] = set()
+        for name, node in self.nodes.items():
+            weights = [p for p in (0, 1) if node.get_type_name() == "MatMul" and self.constant(name, p) is not None]
+            if len(weights) == 1 and self.step(name, weights[0]).all():
+                source = node.input_value(1 - weights[0]).get_node()
+                while source.get_type_name() in MOVES:
+                    source = source.input_value(0).get_node()
+                rounding |= {name} - ({name} if source.get_friendly_name() in ends else set())
+        results = [self.named[name].get_node().get_friendly_name() for name in self.outputs]
+        looked_at = [*self.fakes, *self.floats, *results]
+        return {name for name in looked_at if ({name} | self.before(name, {*ends, *self.floats})) & rounding}
 
     def _is_constant(self, name: str) -> bool:
         folded = self.constants.get(name)
