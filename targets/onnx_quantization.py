@@ -38,7 +38,6 @@ Guard = Literal["none", "seven_bits", "pairs"]
 PRODUCTS_AND_TABLES = ("MatMul", "Gemm", "Gather")
 # Of two ways that are about as good the plainer one is taken.
 CLEARLY_BETTER_DB = 0.5
-BIAS_CORRECTIONS = 2
 
 
 @dataclass(frozen=True)
@@ -121,26 +120,19 @@ def best_way(graph: FloatGraph, scheme: StaticScheme) -> _Way:
     name = max(tried, key=lambda method: tried[method])
     best, reached = ways[name], tried[name]
 
-    def keep_if_better(label: str, way: _Way | None) -> bool:
+    def keep_if_better(label: str, way: _Way | None) -> None:
         nonlocal best, reached
         if way is None:
-            return False
+            return
         tried[label] = noise_db(way)
-        if tried[label] <= reached + CLEARLY_BETTER_DB:
-            return False
-        best, reached = way, tried[label]
-        return True
+        if tried[label] > reached + CLEARLY_BETTER_DB:
+            best, reached = way, tried[label]
 
     for label, change in (("equalized", equalized), ("smoothed", lambda model: smoothed(model, graph.feeds))):
         keep_if_better(label, _changed(graph, change(best.model), name, label, scheme))
-    reference = best.model
-    for times in range(1, BIAS_CORRECTIONS + 1):
-        moved = corrected(best.model, reference, _quantized(best.model, best.ranges, scheme), graph.feeds)
-        if moved is None:
-            break
-        label = f"bias corrected {times}x"
-        if not keep_if_better(label, replace(best, model=moved, note=f"{best.note}, {label}")):
-            break
+    moved = corrected(best.model, _quantized(best.model, best.ranges, scheme), graph.feeds)
+    if moved is not None:
+        keep_if_better("bias corrected", replace(best, model=moved, note=f"{best.note}, bias corrected"))
     others = ", ".join(f"{label} {db:.1f}" for label, db in tried.items())
     return replace(best, note=f"ranges by {best.note}: {reached:.1f} dB ({others})")
 
