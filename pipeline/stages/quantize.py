@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CLIPPING_SAMPLES = 64
 
 
+TRAINABLE = "trainable"
+
+
 @dataclass(frozen=True)
 class Quantize:
     """Tries the routes that the target offers and keeps one, or the float model where none is worth it.
@@ -30,7 +33,8 @@ class Quantize:
     seconds: for finding layers that are better left in float, after the target's routes have all been tried.
     fast: tries the target's first route alone, as it is: for a first look.
 
-    Writes the chosen package and choice.json, which has everything that was tried, with figures and reasons.
+    Writes the chosen package and choice.json, which has everything that was tried, with figures and reasons; in
+    `trainable` a route that is faster and loses too much, for stage `qat`.
     """
 
     dtype: Literal["int8", "fp16"] = "int8"
@@ -91,7 +95,7 @@ class Quantize:
             choosing = Choosing(bench, offered, work, self.seconds, refine=not self.fast)
             chosen = choosing.choose()
             chosen.made[0].copy_to(work.out)
-            record = {
+            record: dict[str, Any] = {
                 "schema": 1,
                 "choice": "measured" if able.executes_here else "rule",
                 "chosen": chosen.name,
@@ -100,6 +104,10 @@ class Quantize:
                 "clipping": clipping(bench, chosen, samples),
                 "sensitivities": [s.record(chosen.in_float) for s in choosing.known_of(chosen)],
             }
+            if (trainable := choosing.trainable(chosen)) is not None:
+                (work.out / TRAINABLE).mkdir()
+                trainable.made[0].copy_to(work.out / TRAINABLE)
+                record["trainable"] = {"name": trainable.name, "max_drop": self.max_drop}
         (work.out / "choice.json").write_text(json.dumps(record, indent=1, allow_nan=False))
         work.progress(1.0, f"{chosen.name}: {chosen.why}")
 
