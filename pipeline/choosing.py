@@ -75,9 +75,11 @@ class Choosing:
         with self.work.measuring():
             sketches = self._sketches()
         made = self._made_with_care(sketches)
+        if not self.refine:
+            right = [trial for trial in made if not trial.why]
+            return fastest(self.float_trial, right) if right else self._none_is_right()
         with self.work.measuring():
-            if self.refine:
-                made += self._refined(made)
+            made += self._refined(made)
             right = [trial for trial in self.trials if trial in made and not trial.why]
             if not right:
                 return self._none_is_right()

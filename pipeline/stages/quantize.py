@@ -31,7 +31,7 @@ class Quantize:
     dtype: the smallest type that may be used; int8 admits routes to float16 too.
     max_drop: points of the metric, on the validation split, that quantization may cost.
     seconds: for finding layers that are better left in float, after the target's routes have all been tried.
-    fast: tries the target's first route alone, as it is: for a first look.
+    fast: tries the target's first route alone, as it is, on some validation samples: for a first look.
 
     Writes the chosen package and choice.json, which has everything that was tried, with figures and reasons; in
     `trainable` a route that is faster and loses too much, for stage `qat`.
@@ -65,7 +65,7 @@ class Quantize:
         from calibration.dataset import CalibrationSet
         from pipeline.choosing import Choosing
         from pipeline.data import load_split
-        from pipeline.trials import Bench
+        from pipeline.trials import GLANCE, Bench, spread
         from targets.calibration_fit import require_fitting
         from targets.onnx_coverage import narrowed
         from targets.onnx_graph import read_graph
@@ -78,6 +78,8 @@ class Quantize:
         with tempfile.TemporaryDirectory(dir=work.scratch) as folder:
             float_package = ModelPackage.load(package)
             validation = load_split(data, "validation")
+            if self.fast:
+                validation = validation.take(spread(len(validation), GLANCE))
             bench = Bench(task, validation, target, route, able, float_package, Path(folder), self.max_drop)
             wanted = ("int8", "fp16") if self.dtype == "int8" else ("fp16",)
             pool = CalibrationSet.load(calibration)
