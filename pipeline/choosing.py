@@ -27,6 +27,8 @@ CATCHES_UP = 1.3
 # Of the fastest routes so many are looked into, or made right, layer by layer.
 MOST_REFINED = 2
 SECONDS_EACH = 0.6
+# Where only whether one is faster than float is asked.
+QUICK_SECONDS_EACH = 0.15
 
 
 @dataclass
@@ -197,7 +199,7 @@ class Choosing:
         self.work.progress((1 + position) / (3 + len(self.candidates)), text)
 
     def _seconds(self, models: int) -> float:
-        return SECONDS_EACH * (1 + models)
+        return (SECONDS_EACH if self.refine else QUICK_SECONDS_EACH) * (1 + models)
 
     def _none_is_right(self) -> "Trial":
         self.float_trial.why = "no route to fewer bits holds the accuracy"

@@ -214,7 +214,8 @@ class Bench:
     def _check_answers(self, trial: Trial, model: "CompiledModel") -> str:
         """Fills accuracy and drop; why the answers are not good enough, empty where they are."""
         sign = 1.0 if self.task.higher_is_better else -1.0
-        for rows in (spread(len(self.validation), GLANCE), np.arange(len(self.validation))):
+        for most in sorted({min(GLANCE, len(self.validation)), len(self.validation)}):
+            rows = spread(len(self.validation), most)
             scores = self._scores(model, self.validation.take(rows))
             points = 100.0 * sign * (self.float_trial.scores[rows] - scores)
             drop, error = float(points.mean()), float(points.std() / np.sqrt(len(points)))

@@ -77,7 +77,7 @@ def static(name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabiliti
     """Q/DQ pairs by onnxruntime's static quantizer, in the way that keeps the calibration set's answers best.
 
     Ranges by four methods, weights equalized across layers or activations smoothed, and biases corrected are tried,
-    each kept where it helps; the plain route takes the ranges of least squared error.
+    each kept where it helps; the plain route takes the graph as it is, and the ends of what was seen.
     """
 
     def made(find: Callable[[FloatGraph, StaticScheme], _Way], scheme: StaticScheme) -> Make:
@@ -102,9 +102,9 @@ def static(name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabiliti
     return Candidate(name, "int8", made(best_way, scheme), regions, kinds, plain=plain, unguarded=unguarded)
 
 
-def plain_way(graph: FloatGraph, scheme: StaticScheme) -> _Way:
-    """The graph as it is, ranges of least squared error."""
-    return _Way(graph.model, _ranges("mse", graph.histograms, scheme), "ranges by mse")
+def plain_way(graph: FloatGraph, _scheme: StaticScheme) -> _Way:
+    """The graph as it is, ranges from the smallest value to the largest."""
+    return _Way(graph.model, graph.ends, "ranges by min_max")
 
 
 def best_way(graph: FloatGraph, scheme: StaticScheme) -> _Way:

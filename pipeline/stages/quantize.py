@@ -22,6 +22,8 @@ CLIPPING_SAMPLES = 64
 
 
 TRAINABLE = "trainable"
+# With `fast`, of the validation split: what a route that is wrong altogether shows on.
+QUICK_SAMPLES = 128
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Quantize:
         from calibration.dataset import CalibrationSet
         from pipeline.choosing import Choosing
         from pipeline.data import load_split
-        from pipeline.trials import GLANCE, Bench, spread
+        from pipeline.trials import Bench, spread
         from targets.calibration_fit import require_fitting
         from targets.onnx_coverage import narrowed
         from targets.onnx_graph import read_graph
@@ -79,7 +81,7 @@ class Quantize:
             float_package = ModelPackage.load(package)
             validation = load_split(data, "validation")
             if self.fast:
-                validation = validation.take(spread(len(validation), GLANCE))
+                validation = validation.take(spread(len(validation), QUICK_SAMPLES))
             bench = Bench(task, validation, target, route, able, float_package, Path(folder), self.max_drop)
             wanted = ("int8", "fp16") if self.dtype == "int8" else ("fp16",)
             pool = CalibrationSet.load(calibration)
