@@ -3,6 +3,7 @@
 The models are those of scripts/bench_int8.py; each is trained where it is not there yet.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,8 @@ from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
 from targets.target import ModelPackage
 
+# Where scripts/get-qemu puts it.
+os.environ["PATH"] = f"{ROOT / '.tools/qemu/usr/bin'}{os.pathsep}{os.environ['PATH']}"
 # Test samples that an emulated processor answers; one takes it up to a second.
 EMULATED_SAMPLES = {"minilm": 100, "minilm-2": 200}
 MOST_EMULATED = 500

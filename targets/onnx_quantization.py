@@ -73,21 +73,24 @@ class _Way:
     note: str
 
 
-def static(name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabilities) -> Candidate:
+def static(
+    name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabilities, plain_ranges: str = "min_max"
+) -> Candidate:
     """Q/DQ pairs by onnxruntime's static quantizer, in the way that keeps the calibration set's answers best.
 
     Ranges by four methods, weights equalized across layers or activations smoothed, and biases corrected are tried,
-    each kept where it helps; the plain route takes the graph as it is, and the ends of what was seen.
+    each kept where it helps; the plain route takes the graph as it is, and ranges by one method, `plain_ranges`.
     """
 
-    def made(find: Callable[[FloatGraph, StaticScheme], _Way], scheme: StaticScheme) -> Make:
+    def made(scheme: StaticScheme, ranges: str = "") -> Make:
         def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
             # In which operators it is written down changes no number.
-            decision = (find, replace(scheme, fused=False))
+            numbers = replace(scheme, fused=False)
             with refusing(name), quiet():
-                if decision not in graph.decisions:
-                    graph.decisions[decision] = find(graph, replace(scheme, fused=False))
-                way = graph.decisions[decision]
+                if (ranges, numbers) not in graph.decisions:
+                    found = plain_way(ranges, graph, numbers) if ranges else best_way(graph, numbers)
+                    graph.decisions[ranges, numbers] = found
+                way = graph.decisions[ranges, numbers]
                 quantized = _quantized(way.model, way.ranges, scheme, in_float)
                 written = finished(graph.package, quantized, folder, "int8", reads)
                 noted = replace(written, notes=(way.note, *written.notes))
@@ -97,14 +100,15 @@ def static(name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabiliti
         return make
 
     regions, kinds = (lambda: graph.regions), (lambda: kinds_of(graph.model))
-    unguarded = made(best_way, replace(scheme, guard="none")) if scheme.guard != "none" else None
-    plain = made(plain_way, scheme)
-    return Candidate(name, "int8", made(best_way, scheme), regions, kinds, plain=plain, unguarded=unguarded)
+    unguarded = made(replace(scheme, guard="none")) if scheme.guard != "none" else None
+    plain = made(scheme, plain_ranges)
+    return Candidate(name, "int8", made(scheme), regions, kinds, plain=plain, unguarded=unguarded)
 
 
-def plain_way(graph: FloatGraph, _scheme: StaticScheme) -> _Way:
-    """The graph as it is, ranges from the smallest value to the largest."""
-    return _Way(graph.model, graph.ends, "ranges by min_max")
+def plain_way(method: str, graph: FloatGraph, scheme: StaticScheme) -> _Way:
+    """The graph as it is, ranges by one of METHODS."""
+    ranges = graph.ends if method == "min_max" else _ranges(method, graph.histograms, scheme)
+    return _Way(graph.model, ranges, f"ranges by {method}")
 
 
 def best_way(graph: FloatGraph, scheme: StaticScheme) -> _Way:
