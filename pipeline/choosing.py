@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.refinement import Refinement, Sensitivity
 from targets.device.measure import ratio_interval
+from targets.onnx_graph import read_graph
+from targets.onnx_quantized import is_of_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pipeline.stage import Work
     from pipeline.trials import Bench, Trial
-    from targets.target import Candidate
+    from targets.target import Candidate, ModelPackage
 
 # Among routes within this of each other the target's order decides, so that a rebuild chooses the same.
 CLEARLY_FASTER = 1.02
@@ -25,6 +27,8 @@ CATCHES_UP = 1.3
 # Of the fastest routes so many are looked into, or made right, layer by layer.
 MOST_REFINED = 2
 SECONDS_EACH = 0.6
+# Where only whether one is faster than float is asked.
+QUICK_SECONDS_EACH = 0.15
 
 
 @dataclass
@@ -58,14 +62,26 @@ class Choosing:
         """The sensitivities of its route, as far as they were looked into."""
         return self.known.get(trial.candidate, []) if trial.candidate is not None else []
 
+    def trainable(self, chosen: "Trial") -> "Trial | None":
+        """Of the routes that lose too much, and are faster than what ships, the fastest that training could save."""
+        wrong = [trial for trial in self.trials[1:] if trial.wrong and trial.compiled is not None]
+        if self.bench.capabilities.executes_here:
+            least = 1.0 if chosen is self.float_trial else speed(chosen)
+            wrong = sorted((trial for trial in wrong if speed(trial) > least), key=speed, reverse=True)
+        elif chosen is not self.float_trial:
+            return None
+        return next((trial for trial in wrong if can_be_trained(trial.made[0])), None)
+
     def _by_time(self) -> "Trial":
         """The fastest right one that is faster than float."""
         with self.work.measuring():
             sketches = self._sketches()
         made = self._made_with_care(sketches)
+        if not self.refine:
+            right = [trial for trial in made if not trial.why]
+            return fastest(self.float_trial, right) if right else self._none_is_right()
         with self.work.measuring():
-            if self.refine:
-                made += self._refined(made)
+            made += self._refined(made)
             right = [trial for trial in self.trials if trial in made and not trial.why]
             if not right:
                 return self._none_is_right()
@@ -183,11 +199,16 @@ class Choosing:
         self.work.progress((1 + position) / (3 + len(self.candidates)), text)
 
     def _seconds(self, models: int) -> float:
-        return SECONDS_EACH * (1 + models)
+        return (SECONDS_EACH if self.refine else QUICK_SECONDS_EACH) * (1 + models)
 
     def _none_is_right(self) -> "Trial":
         self.float_trial.why = "no route to fewer bits holds the accuracy"
         return self.float_trial
+
+
+def can_be_trained(package: "ModelPackage") -> bool:
+    """Whether it is a graph that stage `qat` takes."""
+    return package.graph.suffix == ".onnx" and is_of_pairs(read_graph(package))
 
 
 def speed(trial: "Trial") -> float:

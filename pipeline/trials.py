@@ -184,7 +184,7 @@ class Bench:
 
     @cached_property
     def _compared(self) -> np.ndarray:
-        return np.linspace(0, len(self.validation) - 1, min(COMPARED, len(self.validation))).astype(int)
+        return spread(len(self.validation), COMPARED)
 
     @cached_property
     def _float_answers(self) -> np.ndarray:
@@ -214,8 +214,8 @@ class Bench:
     def _check_answers(self, trial: Trial, model: "CompiledModel") -> str:
         """Fills accuracy and drop; why the answers are not good enough, empty where they are."""
         sign = 1.0 if self.task.higher_is_better else -1.0
-        glance = np.linspace(0, len(self.validation) - 1, min(GLANCE, len(self.validation))).astype(int)
-        for rows in (glance, np.arange(len(self.validation))):
+        for most in sorted({min(GLANCE, len(self.validation)), len(self.validation)}):
+            rows = spread(len(self.validation), most)
             scores = self._scores(model, self.validation.take(rows))
             points = 100.0 * sign * (self.float_trial.scores[rows] - scores)
             drop, error = float(points.mean()), float(points.std() / np.sqrt(len(points)))
@@ -261,3 +261,8 @@ class Bench:
         if not np.isfinite(outputs).all():
             raise UnsupportedError("its answers have NaN or infinity")
         return self.task.score(outputs, samples.labels)
+
+
+def spread(samples: int, most: int) -> np.ndarray:
+    """Positions of at most so many of the samples, from the first to the last: [min(samples, most)] int64."""
+    return np.linspace(0, samples - 1, min(most, samples)).astype(np.int64)

@@ -465,7 +465,7 @@ def quantized(graph: onnx.ModelProto, name: str, guard: Any) -> onnx.ModelProto:
             ir_version=10,
         )
         scheme = StaticScheme("uint8", operators, guard=guard)
-        package = static("static", scheme, FloatGraph(package, calibration()), able).as_it_is().make(made)
+        package = static("static", scheme, FloatGraph(package, calibration()), able, "mse").as_it_is().make(made)
         return onnx.load(package.graph)
 
 

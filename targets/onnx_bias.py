@@ -1,9 +1,12 @@
-"""Bias correction: what quantization adds to a channel on average is taken off its bias again.
+"""Bias correction: what rounding a layer's weights adds to each channel on average is taken off the bias again.
 
-Nagel et al. 2019, arXiv:1906.04721, section 4.2, with the shift measured on calibration samples. All layers are
-measured at once and again after the first correction, since what one layer no longer adds, the next no longer receives.
+Nagel et al. 2019, arXiv:1906.04721, section 4.2. The expected shift of a layer is that of its float inputs times what
+rounding changed of its weights, measured on calibration samples: each layer answers for its own rounding only, so that
+all can be corrected at once and no shift is taken off twice.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,64 +21,85 @@ if TYPE_CHECKING:
 Feeds = list[dict[str, np.ndarray]]
 
 
-def corrected(
-    model: "onnx.ModelProto", reference: "onnx.ModelProto", quantized: "onnx.ModelProto", feeds: Feeds
-) -> "onnx.ModelProto | None":
-    """A copy of a float graph with biases moved by what its quantized form is off the reference; None without biases.
+@dataclass(frozen=True)
+class _Biased:
+    """A product with weights and a bias of its own, and the axis of its output that has the channels."""
 
-    model: what `quantized` was made from: the reference itself, or an earlier correction of it. Their nodes have the
-    same names.
+    node: "onnx.NodeProto"
+    bias: str
+    axis: int
+
+    @property
+    def shift(self) -> str:
+        return f"{self.node.output[0]}::shift"
+
+
+def corrected(model: "onnx.ModelProto", quantized: "onnx.ModelProto", feeds: Feeds) -> "onnx.ModelProto | None":
+    """A copy of a float graph with biases moved against what its quantized form adds to them; None where none has one.
+
+    quantized: made from `model`, with Q/DQ pairs; its nodes have the same names.
     """
     import onnx
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     weights = Weights(copy.graph)
-    known = {node.name: node.output[0] for node in quantized.graph.node}
-    biases = {node: bias for node, bias in _biases(copy.graph, weights).items() if node in known}
-    if not biases:
+    there = {node.name: node for node in quantized.graph.node}
+    computed = {name for node in quantized.graph.node for name in node.output}
+    biased = [b for b in _biased(copy.graph, weights) if b.node.name in there]
+    biased = [b for b in biased if there[b.node.name].input[1] in computed]
+    if not biased:
         return None
-    outputs = {node.name: node.output[0] for node in reference.graph.node if node.name in biases}
-    expected = _means(reference, outputs, biases, feeds)
-    found = _means(quantized, {node: known[node] for node in biases}, biases, feeds)
-    for node, (name, _) in biases.items():
-        weights[name] = weights[name] + expected[node] - found[node]
+    names = [there[b.node.name].input[1] for b in biased]
+    rounded = open_session(quantized, names).run(names, feeds[0])
+    changes = [np.asarray(w, np.float64) - weights[b.node.input[1]] for w, b in zip(rounded, biased, strict=True)]
+    for b, shift in zip(biased, _shifts(model, biased, changes, feeds), strict=True):
+        weights[b.bias] = weights[b.bias] - shift
     weights.write()
     return copy
 
 
-def _biases(graph: "onnx.GraphProto", weights: Weights) -> dict[str, tuple[str, int]]:
-    """Node that adds a bias of its own -> the bias and the axis of its output that has the channels."""
+def _biased(graph: "onnx.GraphProto", weights: Weights) -> Iterator[_Biased]:
     edges = Edges(graph)
-    found: dict[str, tuple[str, int]] = {}
     for node in graph.node:
-        if node.op_type in ("Conv", "Gemm") and weights.owned_by(node, 2) and weights[node.input[2]].ndim == 1:
-            found[node.name] = node.input[2], 1
-        elif node.op_type == "MatMul" and weights.owned_by(node, 1):
-            adding = edges.only_reader(node.output[0])
-            if adding is None or adding.op_type != "Add":
-                continue
-            for position in (0, 1):
-                if weights.owned_by(adding, position) and weights[adding.input[position]].ndim == 1:
-                    found[adding.name] = adding.input[position], -1
-    return found
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or not weights.owned_by(node, 1):
+            continue
+        if node.op_type != "MatMul":
+            plain = all(a.name != "beta" or a.f == 1.0 for a in node.attribute)
+            if plain and weights.owned_by(node, 2) and weights[node.input[2]].ndim == 1:
+                yield _Biased(node, node.input[2], 1)
+            continue
+        adding = edges.only_reader(node.output[0])
+        if adding is None or adding.op_type != "Add":
+            continue
+        for position in (0, 1):
+            if weights.owned_by(adding, position) and weights[adding.input[position]].ndim == 1:
+                yield _Biased(node, adding.input[position], -1)
 
 
-def _means(
-    model: "onnx.ModelProto", outputs: dict[str, str], biases: dict[str, tuple[str, int]], feeds: Feeds
-) -> dict[str, np.ndarray]:
-    """Node -> the mean of its output, [channels] float64."""
-    tensors = sorted(set(outputs.values()))
-    session = open_session(model, tensors)
-    sums: dict[str, np.ndarray] = {}
+def _shifts(
+    model: "onnx.ModelProto", biased: list[_Biased], changes: list[np.ndarray], feeds: Feeds
+) -> list[np.ndarray]:
+    """Of each product, the mean of what it gives with changed weights and no bias, [channels] float64."""
+    import onnx
+
+    twins = onnx.ModelProto()
+    twins.CopyFrom(model)
+    for b, change in zip(biased, changes, strict=True):
+        twin = onnx.NodeProto()
+        twin.CopyFrom(b.node)
+        twin.name, twin.output[0], twin.input[1] = b.shift, b.shift, f"{b.shift}::weights"
+        del twin.input[2:]
+        twins.graph.node.append(twin)
+        twins.graph.initializer.append(onnx.numpy_helper.from_array(change.astype(np.float32), twin.input[1]))
+    session = open_session(twins, [b.shift for b in biased])
+    sums = [np.zeros(()) for _ in biased]
     samples = 0
     for feed in feeds:
-        values = dict(zip(tensors, session.run(tensors, feed), strict=True))
         size = len(next(iter(feed.values())))
         samples += size
-        for node, tensor in outputs.items():
-            array = np.asarray(values[tensor], np.float64)
-            axis = biases[node][1] % array.ndim
-            mean = array.mean(axis=tuple(a for a in range(array.ndim) if a != axis)) * size
-            sums[node] = sums.get(node, 0.0) + mean
-    return {node: total / samples for node, total in sums.items()}
+        given = session.run([b.shift for b in biased], feed)
+        for place, (b, array) in enumerate(zip(biased, given, strict=True)):
+            others = tuple(axis for axis in range(array.ndim) if axis != b.axis % array.ndim)
+            sums[place] = sums[place] + array.mean(axis=others, dtype=np.float64) * size
+    return [total / samples for total in sums]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from calibration.observers import Range
 from calibration.observers.histogram import Histogram
 from targets.onnx_graph import read_graph
-from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, observe
+from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, ends, observe
 from targets.onnx_regions import regions_of
 from targets.target import ModelPackage, Region
 
@@ -52,6 +53,13 @@ class FloatGraph:
     def histograms(self) -> dict[str, Histogram]:
         """Tensor -> its values on the whole calibration set. Raises UnsupportedError for NaN and infinity."""
         return observe(self.model, self.calibration)
+
+    @cached_property
+    def ends(self) -> dict[str, Range]:
+        """Tensor -> its smallest and largest value there. Raises UnsupportedError for NaN and infinity."""
+        if "histograms" in vars(self):
+            return {tensor: seen.seen() for tensor, seen in self.histograms.items()}
+        return ends(self.model, self.calibration)
 
     @cached_property
     def feeds(self) -> list[dict[str, np.ndarray]]:

@@ -38,7 +38,6 @@ Guard = Literal["none", "seven_bits", "pairs"]
 PRODUCTS_AND_TABLES = ("MatMul", "Gemm", "Gather")
 # Of two ways that are about as good the plainer one is taken.
 CLEARLY_BETTER_DB = 0.5
-BIAS_CORRECTIONS = 2
 
 
 @dataclass(frozen=True)
@@ -74,21 +73,24 @@ class _Way:
     note: str
 
 
-def static(name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabilities) -> Candidate:
+def static(
+    name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabilities, plain_ranges: str = "min_max"
+) -> Candidate:
     """Q/DQ pairs by onnxruntime's static quantizer, in the way that keeps the calibration set's answers best.
 
     Ranges by four methods, weights equalized across layers or activations smoothed, and biases corrected are tried,
-    each kept where it helps; the plain route takes the ranges of least squared error.
+    each kept where it helps; the plain route takes the graph as it is, and ranges by one method, `plain_ranges`.
     """
 
-    def made(find: Callable[[FloatGraph, StaticScheme], _Way], scheme: StaticScheme) -> Make:
+    def made(scheme: StaticScheme, ranges: str = "") -> Make:
         def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
             # In which operators it is written down changes no number.
-            decision = (find, replace(scheme, fused=False))
+            numbers = replace(scheme, fused=False)
             with refusing(name), quiet():
-                if decision not in graph.decisions:
-                    graph.decisions[decision] = find(graph, replace(scheme, fused=False))
-                way = graph.decisions[decision]
+                if (ranges, numbers) not in graph.decisions:
+                    found = plain_way(ranges, graph, numbers) if ranges else best_way(graph, numbers)
+                    graph.decisions[ranges, numbers] = found
+                way = graph.decisions[ranges, numbers]
                 quantized = _quantized(way.model, way.ranges, scheme, in_float)
                 written = finished(graph.package, quantized, folder, "int8", reads)
                 noted = replace(written, notes=(way.note, *written.notes))
@@ -98,14 +100,15 @@ def static(name: str, scheme: StaticScheme, graph: FloatGraph, reads: Capabiliti
         return make
 
     regions, kinds = (lambda: graph.regions), (lambda: kinds_of(graph.model))
-    unguarded = made(best_way, replace(scheme, guard="none")) if scheme.guard != "none" else None
-    plain = made(plain_way, scheme)
-    return Candidate(name, "int8", made(best_way, scheme), regions, kinds, plain=plain, unguarded=unguarded)
+    unguarded = made(replace(scheme, guard="none")) if scheme.guard != "none" else None
+    plain = made(scheme, plain_ranges)
+    return Candidate(name, "int8", made(scheme), regions, kinds, plain=plain, unguarded=unguarded)
 
 
-def plain_way(graph: FloatGraph, scheme: StaticScheme) -> _Way:
-    """The graph as it is, ranges of least squared error."""
-    return _Way(graph.model, _ranges("mse", graph.histograms, scheme), "ranges by mse")
+def plain_way(method: str, graph: FloatGraph, scheme: StaticScheme) -> _Way:
+    """The graph as it is, ranges by one of METHODS."""
+    ranges = graph.ends if method == "min_max" else _ranges(method, graph.histograms, scheme)
+    return _Way(graph.model, ranges, f"ranges by {method}")
 
 
 def best_way(graph: FloatGraph, scheme: StaticScheme) -> _Way:
@@ -121,26 +124,19 @@ def best_way(graph: FloatGraph, scheme: StaticScheme) -> _Way:
     name = max(tried, key=lambda method: tried[method])
     best, reached = ways[name], tried[name]
 
-    def keep_if_better(label: str, way: _Way | None) -> bool:
+    def keep_if_better(label: str, way: _Way | None) -> None:
         nonlocal best, reached
         if way is None:
-            return False
+            return
         tried[label] = noise_db(way)
-        if tried[label] <= reached + CLEARLY_BETTER_DB:
-            return False
-        best, reached = way, tried[label]
-        return True
+        if tried[label] > reached + CLEARLY_BETTER_DB:
+            best, reached = way, tried[label]
 
     for label, change in (("equalized", equalized), ("smoothed", lambda model: smoothed(model, graph.feeds))):
         keep_if_better(label, _changed(graph, change(best.model), name, label, scheme))
-    reference = best.model
-    for times in range(1, BIAS_CORRECTIONS + 1):
-        moved = corrected(best.model, reference, _quantized(best.model, best.ranges, scheme), graph.feeds)
-        if moved is None:
-            break
-        label = f"bias corrected {times}x"
-        if not keep_if_better(label, replace(best, model=moved, note=f"{best.note}, {label}")):
-            break
+    moved = corrected(best.model, _quantized(best.model, best.ranges, scheme), graph.feeds)
+    if moved is not None:
+        keep_if_better("bias corrected", replace(best, model=moved, note=f"{best.note}, bias corrected"))
     others = ", ".join(f"{label} {db:.1f}" for label, db in tried.items())
     return replace(best, note=f"ranges by {best.note}: {reached:.1f} dB ({others})")
 

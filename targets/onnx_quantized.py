@@ -51,6 +51,12 @@ def refuse_quantized(model: "onnx.ModelProto", where: str) -> None:
             )
 
 
+def is_of_pairs(model: "onnx.ModelProto") -> bool:
+    """Whether all that it quantizes is between a QuantizeLinear and a DequantizeLinear, with scales that are known."""
+    found = {node.op_type for node in _nodes(model) if QUANTIZED.fullmatch(node.op_type)}
+    return bool(found) and found <= {"QuantizeLinear", "DequantizeLinear"}
+
+
 def kept_float(model: "onnx.ModelProto") -> str:
     """Which operators of a quantized graph still compute in float: "2 LayerNormalization, 1 Erf"; empty for none.
 

@@ -1,18 +1,22 @@
 """The ranges of an ONNX graph's activations on the calibration set, in one pass and in the memory of one batch."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from calibration.errors import UnsupportedError
+from calibration.observers import Range
 from calibration.observers.histogram import Histogram
+from calibration.observers.min_max import MinMax
 from calibration.quantization import LARGEST
 
 if TYPE_CHECKING:
     import onnx
 
     from calibration.dataset import CalibrationSet
+
+Seeing = TypeVar("Seeing", Histogram, MinMax)
 
 # Samples run at once: enough to be quick, few enough that activations stay small.
 OBSERVED_AT_ONCE = 16
@@ -24,23 +28,38 @@ def observe(model: "onnx.ModelProto", calibration: "CalibrationSet") -> dict[str
     Raises UnsupportedError naming the first tensor that has NaN or infinity on a calibration sample, or a range wider
     than float32 can tell.
     """
-    histograms: dict[str, Histogram] = {}
+    histograms = _observed(model, calibration, Histogram)
+    _require_widths({name: histogram.seen() for name, histogram in histograms.items()})
+    return histograms
+
+
+def ends(model: "onnx.ModelProto", calibration: "CalibrationSet") -> dict[str, Range]:
+    """The same tensors -> their smallest and largest value, which is quicker found. Raises as `observe` does."""
+    found = {name: seen.seen() for name, seen in _observed(model, calibration, MinMax).items()}
+    _require_widths(found)
+    return found
+
+
+def _observed(model: "onnx.ModelProto", calibration: "CalibrationSet", kind: type[Seeing]) -> dict[str, Seeing]:
+    observers: dict[str, Seeing] = {}
     for values in activations(model, calibration, OBSERVED_AT_ONCE):
         for name, array in values.items():
             try:
-                histograms.setdefault(name, Histogram()).observe(array)
+                observers.setdefault(name, kind()).observe(array)
             except ValueError as error:
                 raise UnsupportedError(
                     f"tensor {name}: {error} on calibration samples", "look at what the model computes before it"
                 ) from error
-    for name, histogram in histograms.items():
-        (low,), (high,) = histogram.seen()
+    return observers
+
+
+def _require_widths(ranges: Mapping[str, Range]) -> None:
+    for name, ((low,), (high,)) in ranges.items():
         if high - low > LARGEST:
             raise UnsupportedError(
                 f"tensor {name} goes from {low:.3g} to {high:.3g}: the width of that range is no float32",
                 "scale the model's inputs or weights down",
             )
-    return histograms
 
 
 def activations(model: "onnx.ModelProto", calibration: "CalibrationSet", batch: int) -> Iterator[dict[str, np.ndarray]]:

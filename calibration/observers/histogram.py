@@ -58,7 +58,8 @@ class Histogram:
         needed = np.where(largest > 0, np.frexp(largest)[1] - HALF_EXPONENT, FINEST)
         for channel in np.flatnonzero(needed > self.exponent):
             self._widen(int(channel), int(needed[channel] - self.exponent[channel]))
-        bins = np.floor(np.ldexp(rows, -self.exponent[:, None])).astype(np.int64) + HALF
+        # Times a power of two: exact, and many times as fast as ldexp.
+        bins = np.floor(rows * np.ldexp(1.0, -self.exponent)[:, None]).astype(np.int64) + HALF
         bins += np.arange(len(rows))[:, None] * BINS
         self.counts += np.bincount(bins.ravel(), minlength=self.counts.size).reshape(self.counts.shape)
         self.sums += np.bincount(bins.ravel(), rows.ravel(), self.counts.size).reshape(self.counts.shape)

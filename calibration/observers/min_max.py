@@ -24,6 +24,10 @@ class MinMax:
 
     def range(self, scheme: QuantizationScheme) -> Range:
         del scheme  # the same for every one
+        return self.seen()
+
+    def seen(self) -> Range:
+        """The smallest and the largest value. Raises ValueError where nothing was observed."""
         if self._low is None or self._high is None:
             raise ValueError("nothing was observed")
         return self._low, self._high

@@ -1,32 +1,99 @@
-"""The table of `edgewright build --explain`: what each layer gains and costs in int8."""
+"""What each layer gains and costs in int8: on the page, and in the table of `edgewright build --explain`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from pipeline.report import clipping, text
 from pipeline.report.record import Report, Sensitivity
+from pipeline.report.scale import Bar, around
+
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Row:
+    """A region of the network. Intervals are in percent of their chart's width.
+
+    gain: the bar from no difference to what its answers gain in float. speed, bounds, interval: None where not timed.
+    """
+
+    region: str
+    gain: str
+    gain_bar: Bar
+    speed: str | None
+    bounds: str
+    interval: Bar | None
+    in_float: bool
+
+
+@dataclass(frozen=True)
+class View:
+    """The regions in the graph's order, and where "no difference" is on both charts.
+
+    timed: whether any was; in_float: how many ship as float.
+    """
+
+    rows: tuple[Row, ...]
+    no_gain: float
+    same_speed: float
+    timed: bool
+    in_float: int
+
+
+def view(found: Sequence[Sensitivity]) -> View | None:
+    """What the page shows of the sensitivities; None where there are none."""
+    if not found:
+        return None
+    gains = [s.noise_db for s in found]
+    gain = around(0.0, gains, max(0.5, *(abs(value) for value in gains)))
+    ratios = [s.ratio for s in found if s.ratio]
+    farthest = max((abs(ratio.value - 1.0) for ratio in ratios), default=0.0)
+    speed = around(1.0, [v for r in ratios for v in (r.low95, r.high95)], max(1.5 * farthest, 0.05))
+
+    def row(s: Sensitivity) -> Row:
+        ends = sorted((0.0, s.noise_db))
+        return Row(
+            region=s.region,
+            gain=text.gain_db(s.noise_db),
+            gain_bar=gain.bar(ends[0], s.noise_db, ends[1]),
+            speed=f"{s.ratio.value:.3f}×" if s.ratio else None,
+            bounds=f"{s.ratio.low95:.3f}–{s.ratio.high95:.3f}" if s.ratio else "",
+            interval=speed.bar(s.ratio.low95, s.ratio.value, s.ratio.high95) if s.ratio else None,
+            in_float=s.in_float,
+        )
+
+    return View(
+        rows=tuple(row(s) for s in found),
+        no_gain=gain.place(0.0),
+        same_speed=speed.place(1.0),
+        timed=bool(ratios),
+        in_float=sum(s.in_float for s in found),
+    )
 
 
 def print_sensitivities(reports: Iterable[Mapping[str, Any]]) -> None:
-    """Prints a table for each device, or why there is none."""
+    """Prints a table for each device, or why there is none, and what the device's processor would clip."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
     for record in reports:
         report = Report.from_json(record)
-        if not report.sensitivities:
-            console.print(
-                f"{report.device}: no layer was looked into; raise quantize.seconds, if its routes have layers"
-            )
-            continue
-        table = Table(
-            "layer", "answers in float", "speed in float", "ships as", title=f"{report.device}: one layer in float"
-        )
-        for found in report.sensitivities:
-            table.add_row(
-                found.region, f"{found.noise_db:+.1f} dB", speed(found), "float" if found.in_float else "int8"
-            )
-        console.print(table)
+        if report.sensitivities:
+            title = Text(f"{report.device}: one layer in float")
+            table = Table("layer", "answers in float", "speed in float", "ships as", title=title)
+            for found in report.sensitivities:
+                kind = "float" if found.in_float else "int8"
+                table.add_row(Text(found.region), text.gain_db(found.noise_db), speed(found), kind)
+            console.print(table)
+        else:
+            missing = "no layer was looked into; raise quantize.seconds, if its routes have layers"
+            console.print(f"{report.device}: {missing}", markup=False)
+        clipping.print_clipping(report, console)
 
 
 def speed(found: Sensitivity) -> str:

@@ -59,3 +59,18 @@ FRACTIONS = ("", "fraction", "share", "proportion")
 def points(value: float) -> str:
     """Percentage points with their sign: what was lost is below zero."""
     return f"{value:+.2f}".replace("-", "−")
+
+
+def decibels(value: float) -> str:
+    """23.04 -> "23.0 dB"."""
+    return f"{round(value, 1) + 0.0:.1f} dB".replace("-", "−")
+
+
+def gain_db(value: float) -> str:
+    """With its sign: 1.26 -> "+1.3 dB"; what rounds to nothing has none: -0.04 -> "0.0 dB"."""
+    return ("+" if round(value, 1) > 0 else "") + decibels(value)
+
+
+def share(value: float) -> str:
+    """A share of 1 in percent: 0.0123 -> "1.23%"; what is there, if little, is not shown as nothing."""
+    return "<0.01%" if 0 < value < 0.0001 else f"{number(100 * value)}%"

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.gates import UNITS, Gate, SliceResult
-from pipeline.report import text
+from pipeline.report import clipping, sensitivities, text
 from pipeline.report.models import known, note_on, points_of, unit_of
 from pipeline.report.plot import Plot, layout
 from pipeline.report.record import Latency, Rejected, Report
+from pipeline.report.scale import Bar, around
 
 STATUS = {
     "ready": "executed here",
@@ -47,15 +48,6 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """An interval on a scale, in percent of its width: low end, mark, high end."""
-
-    low: float
-    mark: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Page:
     """What the template shows beside the report itself; positions and shares are in percent."""
 
@@ -74,6 +66,8 @@ class Page:
     limit_points: float | None
     latency: "LatencyView | None"
     tried: tuple[dict[str, str], ...]
+    sensitivities: sensitivities.View | None
+    clipping: clipping.View | None
     stages: tuple[tuple[Any, float], ...]
     ran_seconds: float
     where: tuple[tuple[str, str], ...]
@@ -109,6 +103,8 @@ def page(r: Report) -> Page:
         limit_points=limit_points,
         latency=_latency(r),
         tried=tuple(_tried(t, r) for t in ((r.chosen,) if r.chosen else ()) + r.rejected),
+        sensitivities=sensitivities.view(r.sensitivities),
+        clipping=clipping.view(r),
         stages=tuple((s, 100 * s.seconds / max(1e-9, max((t.seconds for t in r.stages), default=0))) for s in r.stages),
         ran_seconds=sum(s.seconds for s in r.stages if not s.cached),
         where=tuple(_where(r)),
@@ -210,16 +206,10 @@ def _slices(r: Report) -> tuple[tuple[tuple[SliceResult, Bar], ...], float, floa
     limit = next((g.limit for g in r.gates if g.name == "worst_slice_drop"), None)
     if not r.slices:
         return (), 0.0, None, limit
-    # A small slice's bounds may reach far: they run off the scale rather than squeeze the rest.
     reach = max(2 * (limit or 0.0), 1.5 * max(abs(s.drop_points) for s in r.slices), 1.0)
-    reached = [v for s in r.slices for v in (s.lower95, s.upper95)] + [0.0, limit or 0.0]
-    low, high = max(min(reached), -reach), min(max(reached), reach)
-
-    def place(value: float) -> float:
-        return round(2 + 96 * (min(max(value, low), high) - low) / (high - low), 2)
-
-    rows = tuple((s, Bar(place(s.lower95), place(s.drop_points), place(s.upper95))) for s in r.slices)
-    return rows, place(0.0), None if limit is None else place(limit), limit
+    scale = around(0.0, [v for s in r.slices for v in (s.lower95, s.upper95)] + [limit or 0.0], reach)
+    rows = tuple((s, scale.bar(s.lower95, s.drop_points, s.upper95)) for s in r.slices)
+    return rows, scale.place(0.0), None if limit is None else scale.place(limit), limit
 
 
 def _latency(r: Report) -> LatencyView | None:

@@ -67,6 +67,7 @@ class Qat:
         from pipeline.distillation import Distillation
         from pipeline.model import ModelRecord
         from pipeline.quantization_aware_training import Runtime, recover
+        from pipeline.stages.quantize import TRAINABLE
         from pipeline.training_settings import settings_of
         from targets.target import ModelPackage
 
@@ -80,7 +81,7 @@ class Qat:
             accuracy = next(c["figures"]["accuracy"] for c in choice["candidates"] if c["name"] == "float")
             validation = load_split(data, "validation")
             outcome = recover(
-                ModelPackage.load(package / "trainable" if trainable else package),
+                ModelPackage.load(package / TRAINABLE if trainable else package),
                 Runtime(task, validation, route, work.recipe_folder, Path(folder), accuracy),
                 Distillation.load(task, data, logits),
                 settings_of(self),

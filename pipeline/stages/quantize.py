@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 CLIPPING_SAMPLES = 64
 
 
+TRAINABLE = "trainable"
+# With `fast`, of the validation split: what a route that is wrong altogether shows on.
+QUICK_SAMPLES = 128
+
+
 @dataclass(frozen=True)
 class Quantize:
     """Tries the routes that the target offers and keeps one, or the float model where none is worth it.
@@ -28,9 +33,10 @@ class Quantize:
     dtype: the smallest type that may be used; int8 admits routes to float16 too.
     max_drop: points of the metric, on the validation split, that quantization may cost.
     seconds: for finding layers that are better left in float, after the target's routes have all been tried.
-    fast: tries the target's first route alone, as it is: for a first look.
+    fast: tries the target's first route alone, as it is, on some validation samples: for a first look.
 
-    Writes the chosen package and choice.json, which has everything that was tried, with figures and reasons.
+    Writes the chosen package and choice.json, which has everything that was tried, with figures and reasons; in
+    `trainable` a route that is faster and loses too much, for stage `qat`.
     """
 
     dtype: Literal["int8", "fp16"] = "int8"
@@ -61,7 +67,7 @@ class Quantize:
         from calibration.dataset import CalibrationSet
         from pipeline.choosing import Choosing
         from pipeline.data import load_split
-        from pipeline.trials import Bench
+        from pipeline.trials import Bench, spread
         from targets.calibration_fit import require_fitting
         from targets.onnx_coverage import narrowed
         from targets.onnx_graph import read_graph
@@ -74,6 +80,8 @@ class Quantize:
         with tempfile.TemporaryDirectory(dir=work.scratch) as folder:
             float_package = ModelPackage.load(package)
             validation = load_split(data, "validation")
+            if self.fast:
+                validation = validation.take(spread(len(validation), QUICK_SAMPLES))
             bench = Bench(task, validation, target, route, able, float_package, Path(folder), self.max_drop)
             wanted = ("int8", "fp16") if self.dtype == "int8" else ("fp16",)
             pool = CalibrationSet.load(calibration)
@@ -91,7 +99,7 @@ class Quantize:
             choosing = Choosing(bench, offered, work, self.seconds, refine=not self.fast)
             chosen = choosing.choose()
             chosen.made[0].copy_to(work.out)
-            record = {
+            record: dict[str, Any] = {
                 "schema": 1,
                 "choice": "measured" if able.executes_here else "rule",
                 "chosen": chosen.name,
@@ -100,6 +108,10 @@ class Quantize:
                 "clipping": clipping(bench, chosen, samples),
                 "sensitivities": [s.record(chosen.in_float) for s in choosing.known_of(chosen)],
             }
+            if (trainable := choosing.trainable(chosen)) is not None:
+                (work.out / TRAINABLE).mkdir()
+                trainable.made[0].copy_to(work.out / TRAINABLE)
+                record["trainable"] = {"name": trainable.name, "max_drop": self.max_drop}
         (work.out / "choice.json").write_text(json.dumps(record, indent=1, allow_nan=False))
         work.progress(1.0, f"{chosen.name}: {chosen.why}")
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from calibration.divergence import Difference, Finding, Layer
 from pipeline.diff import Artifact, Comparison
 from pipeline.report.divergence import write_page
 from pipeline.report.html import write_index, write_report
+from tests.pipeline.report import layered
 
 ROOT = Path(__file__).parents[3]
 REPORTS = sorted((ROOT / "tests/fixtures/reports").glob("*.json"))
+LAYERED = {f"layers-{make.__name__}": make for make in (layered.few, layered.many, layered.untimed)}
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
@@ -77,6 +79,18 @@ CONTRAST = """
     return {text: e.textContent.trim().slice(0, 60), ratio: (Math.max(a, b) + .05) / (Math.min(a, b) + .05)};
   }).filter((x) => x.ratio < 4.5);
 })()
+"""
+
+
+# Of each region: the ends of its bar and the place of its dot, in pixels right of where there is no difference.
+BARS = """
+[...document.querySelectorAll("table.sensitivities tbody tr")].map((row) => {
+  const [gain, speed] = row.querySelectorAll(".bar");
+  const from = (e, bar) => e.getBoundingClientRect().left - bar.querySelector(".zero").getBoundingClientRect().left;
+  const length = gain.querySelector(".length"), dot = speed.querySelector(".dot");
+  const left = from(length, gain);
+  return {bar: [left, left + length.getBoundingClientRect().width], dot: dot && from(dot, speed) + 5};
+})
 """
 
 
@@ -167,9 +181,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, report in reports.items():
         write_report(report, folder / name)
     write_index(list(reports.values()), folder / "index.html")
+    for name, make in LAYERED.items():
+        write_report(make(), folder / name)
     write_page(divergence(), folder / "divergence.html")
     own = {name: folder / f"{name}.html" for name in ("index", "divergence")}
-    return {name: folder / name / "report.html" for name in reports} | own
+    return {name: folder / name / "report.html" for name in (*reports, *LAYERED)} | own
 
 
 def divergence() -> Comparison:
@@ -201,11 +217,11 @@ def overlap(a: list[float], b: list[float]) -> bool:
     return min(a[2], b[2]) - max(a[0], b[0]) > 1 and min(a[3], b[3]) - max(a[1], b[1]) > 3
 
 
-NAMES = [*(file.stem for file in REPORTS), "index", "divergence"]
+NAMES = [*(file.stem for file in REPORTS), *LAYERED, "index", "divergence"]
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, 780, 375])
 @pytest.mark.parametrize("name", NAMES)
 def test_page_lays_out(browser: Browser, pages: dict[str, Path], name: str, width: int):
     browser.open(pages[name], width)
@@ -223,7 +239,7 @@ def test_page_lays_out(browser: Browser, pages: dict[str, Path], name: str, widt
     assert [(t, m) for t in texts for m in seen["marks"] if overlap(t["box"], m["box"])] == []
 
 
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, 375])
 @pytest.mark.parametrize("file", REPORTS, ids=lambda file: file.stem)
 def test_plot_shows_every_model(browser: Browser, pages: dict[str, Path], file: Path, width: int):
     report = json.loads(file.read_text())
@@ -240,6 +256,27 @@ def test_plot_shows_every_model(browser: Browser, pages: dict[str, Path], file: 
         left, top, right, bottom = seen["plots"][0]
         assert left < mark["box"][0] < mark["box"][2] < right
         assert top < mark["box"][1] < mark["box"][3] < bottom
+
+
+@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize("make", [layered.few, layered.many])
+def test_bars_of_layers_are_on_their_side_of_no_difference(
+    browser: Browser, pages: dict[str, Path], make: Callable[[], dict[str, Any]], width: int
+):
+    browser.open(pages[f"layers-{make.__name__}"], width)
+    regions = make()["sensitivities"]
+    drawn = browser.evaluate(BARS)
+    assert len(drawn) == len(regions)
+    for s, at in zip(regions, drawn, strict=True):
+        if abs(s["noise_db"]) > 0.1:
+            middle = sum(at["bar"]) / 2
+            assert (middle > 0) == (s["noise_db"] > 0)
+            assert min(map(abs, at["bar"])) < 3, "it starts where there is no difference"
+        assert (at["dot"] is None) == (s["ratio"] is None)
+        if s["ratio"] and abs(s["ratio"]["value"] - 1) > 0.01:
+            assert (at["dot"] > 0) == (s["ratio"]["value"] > 1)
+    by_gain = sorted(zip([s["noise_db"] for s in regions], drawn, strict=True), key=lambda pair: pair[0])
+    assert by_gain[-1][1]["bar"][1] == max(at["bar"][1] for at in drawn)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 
 from calibration.errors import InputError
 from pipeline.report.html import render, write_index, write_report
+from tests.pipeline.report import layered
 
 ROOT = Path(__file__).parents[3]
 REPORTS = {f.stem: json.loads(f.read_text()) for f in sorted((ROOT / "tests/fixtures/reports").glob("*.json"))}
-VOID = {"meta", "link", "br", "line", "rect", "circle", "path"}
+VOID = {"meta", "link", "br", "wbr", "line", "rect", "circle", "path"}
 
 
 class Nesting(HTMLParser):
@@ -41,6 +43,13 @@ def read(page: str) -> str:
     parser.feed(page)
     assert parser.open == []
     return " ".join(parser.text.split())
+
+
+def rows(page: str, table: str) -> list[list[str]]:
+    """The cells of the body of a table that has this class; none where there is no such table."""
+    found = re.search(rf'<table class="[^"]*\b{table}\b[^"]*">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    lines = re.findall(r"<tr\b.*?</tr>", found[1], re.DOTALL) if found else []
+    return [[read(cell) for cell in re.findall(r"<t[hd]\b.*?</t[hd]>", line, re.DOTALL)] for line in lines]
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -91,6 +100,60 @@ def test_unresolved_slices_say_how_many_samples_they_need():
         assert f"needs {samples} samples" in shown
 
 
+INT8_COSTS, CLIPPING = "What each layer's int8 costs", "What a processor without VNNI would clip"
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_no_word_of_layers_where_none_was_looked_into(name: str):
+    shown = read(render(REPORTS[name] | {"sensitivities": [], "clipping": None}))
+    assert INT8_COSTS not in shown
+    assert CLIPPING not in shown
+
+
+@pytest.mark.parametrize("make", [layered.few, layered.many])
+def test_each_region_is_shown_in_graph_order(make: Callable[[], dict[str, Any]]):
+    report = make()
+    page = render(report)
+    cells = rows(page, "sensitivities")
+    assert [row[0] for row in cells] == [s["region"] for s in report["sensitivities"]]
+    for s, (_, gain, _, speed, _, ships) in zip(report["sensitivities"], cells, strict=True):
+        assert float(gain.removesuffix(" dB").replace("−", "-")) == pytest.approx(s["noise_db"], abs=0.0501)
+        ratio = s["ratio"]
+        assert speed == (f"{ratio['value']:.3f}× {ratio['low95']:.3f}–{ratio['high95']:.3f}" if ratio else "–")
+        assert ships == ("float" if s["in_float"] else "int8")
+    assert f"Shipped as float: {sum(s['in_float'] for s in report['sensitivities'])} of {len(cells)}" in read(page)
+
+
+def test_speed_has_no_columns_where_no_region_was_timed():
+    page = render(layered.untimed())
+    assert "None was timed here." in read(page)
+    assert {len(row) for row in rows(page, "sensitivities")} == {4}
+
+
+def test_layers_that_can_clip_are_shown_and_the_others_counted():
+    report = layered.few()
+    page = render(report)
+    layers = [layer for layer in report["clipping"]["layers"] if layer["channels"] > 0]
+    shown = read(page)
+    assert [row[0] for row in rows(page, "clipping")] == [layer["node"] for layer in layers]
+    assert rows(page, "clipping")[0][1:] == ["100%", "20.0%", "90.0%", "3.0 dB"]
+    assert f"{len(layers)} of its 5 layers could clip, 1 cannot" in shown
+    assert "sums of two int8 products are clipped to 16 bits" in shown
+    assert "would give accuracy 71.25%, 23.17 points below float" in shown
+    assert "as it ships, it gives accuracy 94.21%, 0.21 points below float" in shown
+
+    figures = {"node": "conv", "channels": 0.5, "clipped": 1e-9, "changed": 0.0, "sqnr_db": None}
+    page = render(report | {"clipping": report["clipping"] | {"unguarded": {}, "layers": [figures]}})
+    assert rows(page, "clipping") == [["conv", "50.0%", "<0.01%", "0%", "–"]]
+    assert "would give" not in read(page)
+
+
+def test_where_no_layer_can_clip_there_is_no_table():
+    page = render(layered.untimed())
+    assert "none of its 12 layers could clip" in read(page)
+    assert rows(page, "clipping") == []
+
+
 HOSTILE = '</style></title><script>alert("1")</script>&amp;{{ 7 * 7 }}'
 
 
@@ -116,9 +179,9 @@ def poisoned(value: Any) -> Any:
     return HOSTILE if isinstance(value, str) and value not in fixed else value
 
 
-@pytest.mark.parametrize("name", REPORTS)
-def test_texts_from_outside_are_escaped(name: str, tmp_path: Path):
-    report = poisoned(REPORTS[name])
+@pytest.mark.parametrize("report", [*REPORTS.values(), layered.few()], ids=[*REPORTS, "layers"])
+def test_texts_from_outside_are_escaped(report: dict[str, Any], tmp_path: Path):
+    report = poisoned(report)
     write_index([report], tmp_path / "index.html")
     for page in (render(report), (tmp_path / "index.html").read_text()):
         assert "<script" not in page

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from calibration.errors import InputError
 from pipeline.report.record import Artifact, Latency, Report, dumps
+from tests.pipeline.report import layered
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "tests/fixtures/reports").glob("*.json"))
@@ -41,7 +42,19 @@ def test_unknown_keys_are_ignored():
 def test_what_is_not_known_is_null():
     report = Report(recipe="r", device="d", target="t", verdict="fail").to_json()
     assert [key for key in KEYS if report[key] is None] == [
-        *("status", "choice", "executed_on", "baseline", "artifact", "ratios", "accuracy", "churn", "chosen", "refusal")
+        *(
+            "status",
+            "choice",
+            "executed_on",
+            "baseline",
+            "artifact",
+            "ratios",
+            "accuracy",
+            "churn",
+            "chosen",
+            "refusal",
+        ),
+        "clipping",
     ]
     assert Report.from_json(report).to_json() == report
 
@@ -116,3 +129,18 @@ def test_sensitivities_are_printed_for_each_layer(capsys):
     assert "+1.2 dB" in said
     assert "1.100x (1.050–1.200)" in said
     assert "no layer was looked into" in said
+
+
+def test_what_would_be_clipped_is_printed_where_something_is(capsys):
+    from pipeline.report.sensitivities import print_sensitivities
+
+    record = layered.few()
+    record["clipping"]["layers"][0]["node"] = "[bold]/layers.0/MatMul"
+    print_sensitivities([record])
+    said = capsys.readouterr().out
+    assert "[bold]/layers.0/MatMul" in said
+    assert "90.0%" in said
+    assert "4 of its 5 layers could clip, 1 cannot" in " ".join(said.split())
+
+    print_sensitivities([record | {"clipping": None}])
+    assert "clip" not in capsys.readouterr().out

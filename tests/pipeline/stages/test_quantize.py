@@ -62,6 +62,33 @@ class Odd(OnnxruntimeCpu):
 """
 
 
+# Whose one route clips nearly all that its first layer gives.
+CLIPPING_TARGET = """
+import onnx
+from onnx import numpy_helper
+from targets.onnx_graph import read_graph
+from targets.onnxruntime_cpu import OnnxruntimeCpu
+from targets.target import Candidate
+
+
+class Clipping(OnnxruntimeCpu):
+    def candidates(self, package, profile, calibration):
+        pairs = next(c for c in super().candidates(package, profile, calibration) if c.name.startswith("static-u8s8"))
+
+        def make(folder, in_float=frozenset()):
+            made = pairs.plain(folder, in_float)
+            graph = read_graph(made)
+            scales = [n.input[1] for n in graph.graph.node if n.op_type == "QuantizeLinear"]
+            for tensor in graph.graph.initializer:
+                if tensor.name == scales[0]:
+                    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / 200, tensor.name))
+            onnx.save(graph, made.graph)
+            return made
+
+        return [Candidate("clipped", "int8", make)]
+"""
+
+
 def work_in(folder: Path, recipe_folder: Path) -> Work:
     return Work(folder, folder, recipe_folder, nullcontext, lambda _fraction, _text: None)
 
@@ -164,6 +191,17 @@ def test_routes_that_go_wrong_are_told_and_the_float_model_is_kept(quantize, rec
     assert "NaN" in why["undefined"]
     assert "unwanted" not in why
     assert made.graph.read_bytes() == ModelPackage.load(package).graph.read_bytes()
+
+
+def test_a_fast_route_that_loses_too_much_is_kept_for_training(quantize, recipe_folder):
+    (recipe_folder / "clipping.py").write_text(CLIPPING_TARGET)
+    made, choice = quantize(Quantize(fast=True), replace(HOST, target="clipping.py:Clipping"))
+    assert made.precision == "fp32"
+    assert choice["chosen"] == "float"
+    wrong = next(c for c in choice["candidates"] if c["name"] == "clipped")
+    assert "points on" in wrong["why"]
+    assert choice["trainable"] == {"name": "clipped", "max_drop": 0.5}
+    assert ModelPackage.load(made.folder / "trainable").precision == "int8"
 
 
 def test_no_smaller_type_than_asked_for_is_used(quantize):
