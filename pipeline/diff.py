@@ -23,7 +23,7 @@ from targets.onnx_reference import float_reference, in_float, rounded_constants
 from targets.onnx_taps import float_names, observable, tapped
 from targets.openvino_divergence import alone, compare_openvino
 from targets.openvino_quantized import OpenvinoGraph
-from targets.openvino_watch import Watched, explained
+from targets.openvino_watch import explained
 from targets.openvino_watch import watch as watch_openvino
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class Artifact:
         """Whether kernels may clip sums of two products to 16 bits where it runs."""
         return self.on != "local" or int8_kernels(architecture(), isa()) == "saturating"
 
+    def read(self) -> "onnx.ModelProto | OpenvinoGraph":
+        """The graph, its weights inside. Raises InputError where it cannot be read."""
+        return OpenvinoGraph.read(self.folder / self.files[0]) if self.runner == OPENVINO else read_onnx(self)
+
     def run(self, feeds: Feeds) -> list[dict[str, np.ndarray]]:
         """The artifact as it is: its outputs for each feed."""
         return tensors(self.runner, self.folder, self.files, self.options, feeds, self.emulator)
@@ -110,6 +114,7 @@ def diff(a: Path, b: Path, given: Path | None = None, on_a: str = "local", on_b:
         )
     feeds = tuple(feeds)[:SAMPLES]
     notes: list[str] = []
+    graph_a, graph_b = first_.read(), second.read()
     plain_a, plain_b = first_.run(feeds), second.run(feeds)
     names = sorted(plain_a[0].keys() & plain_b[0].keys())
     if not names:
@@ -117,8 +122,11 @@ def diff(a: Path, b: Path, given: Path | None = None, on_a: str = "local", on_b:
             f"{a} gives {', '.join(plain_a[0])}, {b} gives {', '.join(plain_b[0])}: they have no output in common",
             "give two artifacts of one model",
         )
-    reference = _look_into_reference(first_, feeds, plain_a, notes)
-    layers = (_openvino_layers if second.runner == OPENVINO else _onnx_layers)(reference, second, feeds, plain_b, notes)
+    reference = _look_into_reference(first_, graph_a, feeds, plain_a, notes)
+    if isinstance(graph_b, OpenvinoGraph):
+        layers = _openvino_layers(reference, second, graph_b, feeds, plain_b, notes)
+    else:
+        layers = _onnx_layers(reference, second, graph_b, feeds, plain_b, notes)
     answers = difference(_flat(plain_a, names), _flat(plain_b, names))
     return Comparison(first_, second, len(feeds), tuple(layers), answers, tuple(notes))
 
@@ -134,25 +142,27 @@ class Reference:
     seen: Feeds
 
 
-def _look_into_reference(artifact: Artifact, feeds: Feeds, plain: Feeds, notes: list[str]) -> Reference:
-    if artifact.runner == OPENVINO:
+def _look_into_reference(
+    artifact: Artifact, graph: "onnx.ModelProto | OpenvinoGraph", feeds: Feeds, plain: Feeds, notes: list[str]
+) -> Reference:
+    if isinstance(graph, OpenvinoGraph):
         notes.append("A is an OpenVINO model: tensors are compared by name, and B's kernels judged by B's own graph")
-        return Reference(None, None, _watch_openvino(artifact, "A", feeds, plain, notes).by_tensor())
-    graph = read_onnx(artifact)
+        watched = watch_openvino(graph, artifact.options, feeds, artifact.emulator)
+        _say_changes(notes, "A", plain, watched.found)
+        return Reference(None, None, watched.by_tensor())
     seen = watch(artifact, graph, feeds)
     _say_changes(notes, "A", plain, seen)
     return Reference(graph, float_reference(graph), _expected(graph, seen))
 
 
-def _watch_openvino(artifact: Artifact, name: str, feeds: Feeds, plain: Feeds, notes: list[str]) -> Watched:
-    graph = OpenvinoGraph.read(artifact.folder / artifact.files[0])
-    watched = watch_openvino(graph, artifact.options, feeds, artifact.emulator)
-    _say_changes(notes, name, plain, watched.found)
-    return watched
-
-
-def _onnx_layers(reference: Reference, artifact: Artifact, feeds: Feeds, plain: Feeds, notes: list[str]) -> list[Layer]:
-    graph = read_onnx(artifact)
+def _onnx_layers(
+    reference: Reference,
+    artifact: Artifact,
+    graph: "onnx.ModelProto",
+    feeds: Feeds,
+    plain: Feeds,
+    notes: list[str],
+) -> list[Layer]:
     seen = watch(artifact, graph, feeds)
     _say_changes(notes, "B", plain, seen)
     like = graph if reference.graph is None else reference.graph
@@ -163,10 +173,11 @@ def _onnx_layers(reference: Reference, artifact: Artifact, feeds: Feeds, plain: 
 
 
 def _openvino_layers(
-    reference: Reference, artifact: Artifact, feeds: Feeds, plain: Feeds, notes: list[str]
+    reference: Reference, artifact: Artifact, graph: OpenvinoGraph, feeds: Feeds, plain: Feeds, notes: list[str]
 ) -> list[Layer]:
-    watched = _watch_openvino(artifact, "B", feeds, plain, notes)
-    if watched.graph.blurred:
+    watched = watch_openvino(graph, artifact.options, feeds, artifact.emulator)
+    _say_changes(notes, "B", plain, watched.found)
+    if graph.blurred:
         notes.append("OpenVINO rounds activations before weights of 8 bits as they come: such products are not judged")
     if reference.graph is None or reference.in_float is None:
         return explained(watched, alone(watched, reference.seen))

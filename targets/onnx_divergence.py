@@ -29,7 +29,8 @@ from calibration.fault_evidence import misfit, unlike, wrong_constant, wrong_ran
 from calibration.quantization import QuantizationParameters, dequantize
 from targets.onnx_integers import PAIR, Activation, Constant, QuantizedGraph
 from targets.onnx_pairs import can_clip
-from targets.onnx_taps import ACTIVATIONS, GIVEN, MOVES, cut, float_names
+from targets.onnx_rescaling import as_rounded
+from targets.onnx_taps import ACTIVATIONS, GIVEN, MOVES, cut, float_names, tapped
 
 if TYPE_CHECKING:
     import onnx
@@ -42,6 +43,8 @@ SCALE_TOLERANCE = 1e-3
 COMMUTATIVE = ("Add", "Mul", "Min", "Max")
 # Few samples do not tell whether a correction of this share of the noise helped.
 LOST_IN_NOISE = 0.5
+# Nor how large it should be to a half.
+CORRECTED = 1.5
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "MatMulInteger")
 # What runtimes compute in the kernel of the operator before it, beside activations and what moves values.
 FOLLOWING = ("Add", "Sub", "Mul", "Div", "Gelu", "Erf", "Cast")
@@ -66,8 +69,20 @@ def compare(
     of the artifact's nodes whose results are not held against the reference's. saturates: whether the processor's
     kernels may clip sums of two products to 16 bits.
     """
-    sides = QuantizedGraph(reference), QuantizedGraph(artifact)
+    graph = QuantizedGraph(artifact)
+    rescaled = as_rounded(reference, graph)
+    if rescaled is not None:
+        reference, expected = rescaled, _seen_of(rescaled, expected)
+    sides = QuantizedGraph(reference), graph
     return list(Comparison(*sides, expected, found, rounded or {}, meant, frozenset(unknown), saturates).layers())
+
+
+def _seen_of(model: "onnx.ModelProto", samples: Run) -> Run:
+    """Of each sample: the inputs, and what a graph makes of them."""
+    inputs = [value.name for value in model.graph.input]
+    feeds = [{name: sample[name] for name in inputs if name in sample} for sample in samples]
+    names = sorted(float_names(model))
+    return [{**f, **s} for f, s in zip(feeds, _run(tapped(model, names), feeds, names), strict=True)]
 
 
 @dataclass
@@ -522,11 +537,13 @@ class Comparison:
             return False
         over = tuple(d for d in range(errors[0].ndim) if d != axis % errors[0].ndim)
         mean = np.mean([error.mean(axis=over) for error in errors], axis=0)
-        power = np.mean([(error**2).mean(axis=over) for error in errors], axis=0)
-        noise = float(np.sqrt(np.maximum(power - mean**2, 0.0).sum()))
+        shape = [-1 if d == axis % errors[0].ndim else 1 for d in range(errors[0].ndim)]
+        # What there would be without the change, which is as large as what it makes up for.
+        before = [error - change.reshape(shape) for error in errors]
+        noise = float(np.sqrt(np.mean([(error**2).mean(axis=over) for error in before], axis=0).sum()))
         size = float(np.linalg.norm(change))
         nearer = float(np.linalg.norm(mean)) <= float(np.linalg.norm(mean - change))
-        return size <= noise and (nearer or size <= LOST_IN_NOISE * noise)
+        return size <= CORRECTED * noise and (nearer or size <= LOST_IN_NOISE * noise)
 
     def _errors_behind(self, node: "onnx.NodeProto") -> list[np.ndarray] | None:
         """Of each sample: the artifact's result of a node less the reference's, where it was rounded or, where that is
