@@ -169,7 +169,9 @@ def _onnx_layers(
     if QuantizedGraph(like).activations and like != graph:
         notes.append(QUANTIZED_REFERENCE)
     in_float = float_reference(graph) if reference.in_float is None else reference.in_float
-    return compare(in_float, graph, reference.seen, seen, rounded_constants(like), saturates=artifact.saturates)
+    judged = compare(in_float, graph, reference.seen, seen, rounded_constants(like), saturates=artifact.saturates)
+    notes += judged.notes
+    return judged.layers
 
 
 def _openvino_layers(
@@ -184,10 +186,9 @@ def _openvino_layers(
     if QuantizedGraph(reference.graph).activations:
         notes.append(QUANTIZED_REFERENCE)
     rounded = rounded_constants(reference.graph)
-    layers, lost = compare_openvino(reference.in_float, watched, reference.seen, rounded, artifact.saturates)
-    if lost:
-        notes.append(f"{lost} quantized tensors of B have no name in A: what follows is judged by B's own graph")
-    return explained(watched, layers)
+    judged = compare_openvino(reference.in_float, watched, reference.seen, rounded, artifact.saturates)
+    notes += judged.notes
+    return explained(watched, judged.layers)
 
 
 def layers_of(
@@ -208,7 +209,7 @@ def layers_of(
             onnx.save(tapped(model, names), Path(scratch) / "model.onnx")
             seen = tensors(ONNX, Path(scratch), ["model.onnx"], OPTIONS, feeds, how)
         runs.append([{**feed, **sample} for feed, sample in zip(feeds, seen, strict=True)])
-    return compare(reference, artifact, runs[0], runs[1])
+    return compare(reference, artifact, runs[0], runs[1]).layers
 
 
 def read_artifact(path: Path, on: str = "local") -> Artifact:

@@ -19,30 +19,32 @@ if TYPE_CHECKING:
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 # Of a step: rounding, and what float32 and an estimated factor add.
 NEAR = 0.6
+# Of all weights: by chance as many may be near to either.
+CLEARLY_MORE = 0.02
 
 
 def as_rounded(reference: "onnx.ModelProto", artifact: QuantizedGraph) -> "onnx.ModelProto | None":
     """The reference with weights that more of the artifact's are the rounding of; None where its own are."""
     found = reference
-    for change in (equalized(reference), _smoothed(reference, artifact)):
-        if change is not None and explained(change, artifact) > explained(found, artifact):
+    even = equalized(reference)
+    for change in (even, _smoothed(reference, artifact), None if even is None else _smoothed(even, artifact)):
+        if change is not None and explained(change, artifact) > explained(found, artifact) + CLEARLY_MORE:
             found = change
-    if found is not reference and (both := _smoothed(found, artifact)) is not None:
-        found = both if explained(both, artifact) > explained(found, artifact) else found
     return None if found is reference else found
 
 
-def explained(reference: "onnx.ModelProto", artifact: QuantizedGraph) -> int:
-    """How many of the artifact's weights are the rounding of the reference's."""
+def explained(reference: "onnx.ModelProto", artifact: QuantizedGraph) -> float:
+    """The share of the artifact's weights that are the rounding of the reference's."""
     graph = QuantizedGraph(reference)
     known = _constants(artifact)
-    count = 0
+    count, size = 0, 1
     for node in graph.nodes:
         array = graph.arrays.get(node.input[1]) if node.op_type in PRODUCTS else None
         own = known.get((node.name, 1))
         if array is not None and own is not None and own.values.shape == array.shape:
+            size += array.size
             count += int((np.abs(array - own.values) <= NEAR * own.step + 1e-5 * np.abs(array).max()).sum())
-    return count
+    return count / size
 
 
 def _constants(artifact: QuantizedGraph) -> dict[tuple[str, int], Constant]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.quantization import QuantizationParameters
-from targets.onnx_divergence import SUFFIX
 from targets.onnx_integers import QuantizedGraph
+from targets.onnx_matching import SUFFIX
 from targets.onnx_taps import float_names
 from targets.openvino_quantized import Fake, OpenvinoGraph
 

@@ -16,7 +16,7 @@ from calibration.divergence import (
     rounding_db,
     steps_apart,
 )
-from targets.onnx_divergence import compare, in_words
+from targets.onnx_divergence import Judgement, compare, in_words
 from targets.openvino_as_onnx import as_onnx
 from targets.openvino_quantized import GIVEN
 from targets.openvino_watch import Run, Watched, integers_of
@@ -31,8 +31,8 @@ def compare_openvino(
     expected: Run,
     rounded: Mapping[str, np.ndarray] | None = None,
     saturates: bool = True,
-) -> tuple[list[Layer], int]:
-    """The layers of an OpenVINO model against a float graph, and how many of its quantized tensors have no place there.
+) -> Judgement:
+    """An OpenVINO model against a float graph.
 
     reference, expected, rounded, saturates: as for onnx_divergence.compare.
     """
@@ -50,8 +50,10 @@ def compare_openvino(
     steps = {**translated.steps, **(rounded or {})}
     for name in translated.steps.keys() & (rounded or {}).keys():
         steps[name] = translated.steps[name] + (rounded or {})[name]
-    layers = compare(reference, translated.model, expected, found, steps, meant, translated.unknown, saturates)
-    return layers, len(graph.fakes) - len(translated.keys)
+    judged = compare(reference, translated.model, expected, found, steps, meant, translated.unknown, saturates)
+    if lost := len(graph.fakes) - len(translated.keys):
+        judged.notes.append(f"{lost} quantized tensors of B have no name in A: what follows is judged by B's own graph")
+    return judged
 
 
 def alone(watched: Watched, expected: Run) -> list[Layer]:
