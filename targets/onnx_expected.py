@@ -45,10 +45,8 @@ class Expected:
         nodes = {self.sides.artifact.nodes[index].name for index in self.sides.segment_of(name)}
         return bool(self.unknown & (nodes | {activation.op} if activation else nodes))
 
-    def _run_reference(self, outputs: list[str], *, alone: bool = False) -> list[dict[str, np.ndarray]]:
-        """The reference with the artifact's constants, each operator given what the artifact's had; alone: what the
-        reference's has.
-        """
+    def _run_reference(self, outputs: list[str]) -> list[dict[str, np.ndarray]]:
+        """The reference with the artifact's constants, each operator given what the artifact's had."""
         sides, edges = self.sides, dict[tuple[int, int], str]()
         for index, node in enumerate(sides.reference.nodes):
             for position, name in enumerate(node.input):
@@ -57,13 +55,11 @@ class Expected:
                     continue
                 theirs = sides.same_input(index, position)
                 given = theirs if theirs in sides.values[0] else sides.stand_in(name, node.op_type)
-                if alone:
-                    given = None if seen is None else name
                 if given is not None:
                     edges[index, position] = given
         model = cut(sides.reference.model, edges, self._constants(), outputs)
         feeds: list[dict[str, np.ndarray]] = []
-        for sample, values in zip(sides.expected, sides.expected if alone else sides.values, strict=True):
+        for sample, values in zip(sides.expected, sides.values, strict=True):
             feed = {name: sample[name] for name in sides.reference.inputs if name in sample}
             given = {GIVEN + name: values[name].astype(np.float32) for name in set(edges.values())}
             feeds.append(feed | given)
@@ -115,18 +111,10 @@ class Expected:
     @cached_property
     def sums(self) -> dict[str, list[np.ndarray]]:
         """Result of a node that may add a bias -> what the reference makes of the artifact's values and constants."""
-        return self._sums(alone=False)
-
-    @cached_property
-    def sums_alone(self) -> dict[str, list[np.ndarray]]:
-        """The same of the reference's values and the artifact's constants."""
-        return self._sums(alone=True)
-
-    def _sums(self, *, alone: bool) -> dict[str, list[np.ndarray]]:
         reference, known = self.sides.reference, self.sides.expected[0]
         vectors = {name for name, array in reference.arrays.items() if array.ndim == 1 and array.dtype.kind == "f"}
         names = sorted({n.output[0] for n in reference.nodes if vectors & set(n.input)} & known.keys())
-        runs = self._run_reference(names, alone=alone)
+        runs = self._run_reference(names)
         return {name: [sample[name] for sample in runs] for name in names}
 
 

@@ -16,9 +16,7 @@ from targets.onnx_matching import Sides
 if TYPE_CHECKING:
     import onnx
 
-# Few samples do not tell whether a correction of this share of the noise helped.
-LOST_IN_NOISE = 0.5
-# Nor how large it should be to a half.
+# A correction is as large as the errors that it makes up for; of other samples than these, to a half.
 CORRECTED = 1.5
 # Cosine of weights before and after some training; of unrelated ones it is about 0.
 ALIKE = 0.5
@@ -125,15 +123,19 @@ class Constants:
         return factors[0].astype(np.float64).reshape(-1) if len(factors) == 1 else None
 
     def _corrects(self, node: "onnx.NodeProto", change: np.ndarray) -> bool:
-        """Whether a bias is another because that brings the mean of each channel nearer to the reference's.
+        """Whether a bias differs by no more than the errors that there would be with the reference's.
 
-        Bias correction (Nagel et al. 2019, arXiv:1906.04721) changes it by less than the noise that it makes up for.
+        Bias correction (Nagel et al. 2019, arXiv:1906.04721) changes it by their mean.
         """
-        if not change.any():
-            return False
         axis = 1 if node.op_type == "Conv" else -1
-        every = (self._errors_behind(node), self._errors_of(node))
-        return any(e is not None and e[0].shape[axis] == change.size and _makes_up(change, e, axis) for e in every)
+        errors = self._errors_behind(node)
+        if errors is None or errors[0].shape[axis] != change.size:
+            return False
+        axis %= errors[0].ndim
+        over = tuple(d for d in range(errors[0].ndim) if d != axis)
+        before = [error - change.reshape([-1 if d == axis else 1 for d in range(error.ndim)]) for error in errors]
+        noise = float(np.sqrt(np.mean([(error**2).mean(axis=over) for error in before], axis=0).sum()))
+        return float(np.linalg.norm(change)) <= CORRECTED * noise
 
     def _errors_behind(self, node: "onnx.NodeProto") -> list[np.ndarray] | None:
         """Of each sample: the artifact's result of a node less the reference's, where it was rounded or, where that is
@@ -147,16 +149,10 @@ class Constants:
             found = [values[self.sides.value_name(name)] for values in self.sides.values]
             if result not in self.sides.expected[0] or found[0].shape == self.sides.expected[0][result].shape:
                 return [f - e[tensor] for f, e in zip(found, self.sides.expected, strict=True)]
-        return self._less_expected(self.should.sums, result)
-
-    def _errors_of(self, node: "onnx.NodeProto") -> list[np.ndarray] | None:
-        """Of each sample: what a node itself adds, given the inputs that the reference's has."""
-        return self._less_expected(self.should.sums_alone, node.output[0])
-
-    def _less_expected(self, sums: Mapping[str, list[np.ndarray]], result: str) -> list[np.ndarray] | None:
-        if result not in sums:
+        if result not in self.should.sums:
             return None
-        return [found - sample[result] for found, sample in zip(sums[result], self.sides.expected, strict=True)]
+        sums = self.should.sums[result]
+        return [found - sample[result] for found, sample in zip(sums, self.sides.expected, strict=True)]
 
     def unlike(self, name: str, expected: np.ndarray, constant: Constant) -> tuple[Kind, str] | None:
         step = constant.step
@@ -167,19 +163,6 @@ class Constants:
                 return None
             step = np.broadcast_to(step, expected.shape) + np.broadcast_to(own, expected.shape)
         return wrong_constant(expected, constant.values, step, constant.axis)
-
-
-def _makes_up(change: np.ndarray, errors: list[np.ndarray], axis: int) -> bool:
-    """Whether the change brings the errors, which are those with it, nearer to 0 on average, and is no larger."""
-    axis %= errors[0].ndim
-    over = tuple(d for d in range(errors[0].ndim) if d != axis)
-    mean = np.mean([error.mean(axis=over) for error in errors], axis=0)
-    shape = [-1 if d == axis else 1 for d in range(errors[0].ndim)]
-    before = [error - change.reshape(shape) for error in errors]
-    noise = float(np.sqrt(np.mean([(error**2).mean(axis=over) for error in before], axis=0).sum()))
-    size = float(np.linalg.norm(change))
-    nearer = float(np.linalg.norm(mean)) <= float(np.linalg.norm(mean - change))
-    return size <= CORRECTED * noise and (nearer or size <= LOST_IN_NOISE * noise)
 
 
 def _alike(x: np.ndarray, y: np.ndarray) -> bool:
