@@ -76,7 +76,8 @@ class Expected:
                 if array is None or array.dtype.kind != "f":
                     continue
                 theirs = sides.same_input(index, position)
-                own = sides.artifact.constants.get(theirs) if theirs else sides.integer_constants.get(name)
+                own = sides.artifact.constants.get(theirs) if theirs else None
+                own = own or sides.integer_constants.get(name)
                 if own is not None and own.values.shape == array.shape:
                     found[index, position] = numpy_helper.from_array(own.values.astype(array.dtype))
         return found

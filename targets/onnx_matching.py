@@ -15,8 +15,10 @@ Run = Sequence[Mapping[str, np.ndarray]]
 SUFFIX = "_QuantizeLinear_Input"
 # What quantizers add to the name of an operator that they replace.
 RENAMED = "_quant"
+# Operators of the dynamic quantizer -> which of their inputs is a constant in integers.
+READS_INTEGERS = {"MatMulInteger": 1, "ConvInteger": 1, "Gather": 0}
 COMMUTATIVE = ("Add", "Mul", "Min", "Max")
-PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "MatMulInteger")
+PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm", "MatMulInteger", "ConvInteger")
 # What runtimes compute in the kernel of the operator before it, beside activations and what moves values.
 FOLLOWING = ("Add", "Sub", "Mul", "Div", "Gelu", "Erf", "Cast")
 
@@ -169,21 +171,26 @@ class Sides:
 
     @cached_property
     def integer_constants(self) -> dict[str, Constant]:
-        """Weights of the dynamic quantizer's products, which it names after the reference's."""
+        """Weights of the dynamic quantizer's products, and its tables, which it names after the reference's."""
         found: dict[str, Constant] = {}
+        gemms = (node for node in self.reference.nodes if node.op_type == "Gemm")
+        transposed = {node.input[1] for node in gemms if any(a.name == "transB" and a.i for a in node.attribute)}
         for node in self.artifact.nodes:
-            if node.op_type != "MatMulInteger":
+            if node.op_type not in READS_INTEGERS:
                 continue
-            name = node.input[1].removesuffix("_quantized")
+            name = node.input[READS_INTEGERS[node.op_type]].removesuffix("_quantized")
             integers, scale, zero = (
                 self.artifact.arrays.get(f"{name}{end}") for end in ("_quantized", "_scale", "_zero_point")
             )
             expected = self.reference.arrays.get(name)
             if expected is None or integers is None or scale is None or zero is None:
                 continue
-            values = (integers.astype(np.float64) - zero) * scale.astype(np.float64)
             step, axis = scale.astype(np.float64), -1
-            if values.shape != expected.shape and values.T.shape == expected.shape:
+            if node.op_type == "ConvInteger" and scale.size > 1:
+                channels = (-1, *[1] * (integers.ndim - 1))
+                step, zero, axis = step.reshape(channels), zero.reshape(channels), 0
+            values = (integers.astype(np.float64) - zero) * step
+            if name in transposed and node.op_type == "MatMulInteger":
                 values, step, axis = values.T, scale.astype(np.float64).reshape(-1, 1), 0
             found[name] = Constant(name, "", values, step, axis, scale)
         return found

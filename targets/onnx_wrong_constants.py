@@ -11,7 +11,7 @@ from calibration.divergence import Finding, Kind, differs_in_float, joined
 from calibration.fault_evidence import wrong_constant
 from targets.onnx_expected import Expected
 from targets.onnx_integers import Constant
-from targets.onnx_matching import Sides
+from targets.onnx_matching import READS_INTEGERS, Sides
 
 if TYPE_CHECKING:
     import onnx
@@ -49,7 +49,7 @@ class Constants:
                         wrong = self._wrong_constant(own, position, name, constant)
                         found.setdefault(theirs, []).extend(wrong)
         for index, node in enumerate(self.sides.artifact.nodes):
-            if node.op_type == "MatMulInteger":
+            if node.op_type in READS_INTEGERS:
                 found.setdefault(index, []).extend(self._integer_weights(node))
         return {index: findings for index, findings in found.items() if findings}
 
@@ -102,7 +102,7 @@ class Constants:
         return expected / smooth.reshape(shape)
 
     def _integer_weights(self, node: "onnx.NodeProto") -> list[Finding]:
-        name = node.input[1].removesuffix("_quantized")
+        name = node.input[READS_INTEGERS[node.op_type]].removesuffix("_quantized")
         constant = self.sides.integer_constants.get(name)
         if constant is None:
             return []

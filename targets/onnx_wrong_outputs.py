@@ -93,7 +93,7 @@ class Outputs:
         """The node at fault among those that compute a tensor, where the graph itself is not the reference's."""
         for index in segment:
             node = self.sides.artifact.nodes[index]
-            if index not in self.sides.counterparts and node.op_type not in ("Cast", "MatMulInteger"):
+            if index not in self.sides.counterparts and node.op_type not in ("Cast", "MatMulInteger", "ConvInteger"):
                 limits = node.op_type in ("Clip", "Min", "Max")
                 why = f"{node.op_type} stands here, which the reference does not have: {words}"
                 return Finding(kind if limits else "fusion", node.name, tensor, why)
