@@ -22,7 +22,7 @@ from targets.onnx_integers import QuantizedGraph
 from targets.onnx_reference import float_reference, in_float, rounded_constants
 from targets.onnx_taps import float_names, observable, tapped
 from targets.openvino_divergence import alone, compare_openvino
-from targets.openvino_quantized import OpenvinoGraph
+from targets.openvino_graph import OpenvinoGraph
 from targets.openvino_watch import explained
 from targets.openvino_watch import watch as watch_openvino
 
@@ -179,7 +179,7 @@ def _openvino_layers(
 ) -> list[Layer]:
     watched = watch_openvino(graph, artifact.options, feeds, artifact.emulator)
     _say_changes(notes, "B", plain, watched.found)
-    if graph.blurred:
+    if watched.blurred:
         notes.append("OpenVINO rounds activations before weights of 8 bits as they come: such products are not judged")
     if reference.graph is None or reference.in_float is None:
         return explained(watched, alone(watched, reference.seen))

@@ -18,7 +18,7 @@ from calibration.divergence import (
 )
 from targets.onnx_divergence import Judgement, compare, in_words
 from targets.openvino_as_onnx import as_onnx
-from targets.openvino_quantized import GIVEN
+from targets.openvino_taps import GIVEN
 from targets.openvino_watch import Run, Watched, integers_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def compare_openvino(
     reference, expected, rounded, saturates: as for onnx_divergence.compare.
     """
     graph = watched.graph
-    translated = as_onnx(reference, graph)
+    translated = as_onnx(reference, graph, watched.blurred)
     found: list[dict[str, np.ndarray]] = []
     for feed, sample in zip(watched.feeds, watched.found, strict=True):
         values = {**feed, **{name: sample[name] for name in graph.outputs}}

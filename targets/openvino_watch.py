@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from calibration.divergence import Layer, differs_in_steps, joined
+from calibration.divergence import Layer, differs_in_float, differs_in_steps, joined
 from calibration.quantization import quantize
 from targets.device.tensors import tensors
 from targets.openvino_format import FILES, save_openvino
-from targets.openvino_quantized import GIVEN, MEANT, Fake, OpenvinoGraph
+from targets.openvino_graph import OpenvinoGraph
+from targets.openvino_integers import Fake
+from targets.openvino_taps import GIVEN, MEANT, aliases, cut, tapped
 
 Run = Sequence[Mapping[str, np.ndarray]]
 RUNNER = "openvino"
@@ -26,6 +28,7 @@ RUNNER = "openvino"
 class Watched:
     """found: of each sample, what the model's kernels gave, by output and GIVEN + node. meant: what they should have
     given of the inputs that they had, by output and MEANT + node. options, emulator: how it was run.
+    blurred: nodes of graph.blurred that did give something else; it is then taken for right.
     """
 
     graph: OpenvinoGraph
@@ -34,6 +37,7 @@ class Watched:
     meant: Run
     options: Mapping[str, Any]
     emulator: Sequence[str]
+    blurred: set[str]
 
     def values(self, node: str) -> np.ndarray:
         """What a FakeQuantize's integers stood for, or what another node gave; of all samples."""
@@ -60,24 +64,32 @@ class Watched:
 
 def watch(graph: OpenvinoGraph, options: Mapping[str, Any], feeds: Run, emulator: Sequence[str] = ()) -> Watched:
     """Runs the model looked into as it is to be run, and cut apart here; both in processes of their own."""
-    found = _run(graph.tapped(), options, feeds, emulator)
-    for given, names in graph.aliases().items():
+    found = _run(tapped(graph), options, feeds, emulator)
+    for given, names in aliases(graph).items():
         for sample in found:
             # What is a result of the model already is not given twice.
             sample.setdefault(given, next((sample[name] for name in names if name in sample), np.empty(0)))
-    cut = graph.cut()
-    wanted = {name for port in cut.inputs for name in port.get_names()}
+    parts = cut(graph)
+    wanted = {name for port in parts.inputs for name in port.get_names()}
     given = [
         {name: array for name, array in {**feed, **sample}.items() if name in wanted}
         for feed, sample in zip(feeds, found, strict=True)
     ]
-    meant = _run(cut, options, given, ())
+    meant = _run(parts, options, given, ())
     results = {graph.named[name].get_node().get_friendly_name(): name for name in graph.outputs}
+    watched = Watched(graph, feeds, found, meant, options, emulator, set())
     for name in graph.blurred:
-        # Nobody but the kernels can say.
-        for said, sample in zip(meant, found, strict=True):
-            said[results.get(name, MEANT + name)] = sample[results.get(name, GIVEN + name)]
-    return Watched(graph, feeds, found, meant, options, emulator)
+        said, seen = results.get(name, MEANT + name), results.get(name, GIVEN + name)
+        if name in graph.fakes:
+            right = _is_right(watched, graph.fakes[name])
+        else:
+            right = not differs_in_float(joined([s[said] for s in meant]), joined([s[seen] for s in found]))
+        if not right:
+            # Nobody but the kernels can say.
+            watched.blurred.add(name)
+            for should, sample in zip(meant, found, strict=True):
+                should[said] = sample[seen]
+    return watched
 
 
 def explained(watched: Watched, layers: Sequence[Layer]) -> list[Layer]:
@@ -99,7 +111,7 @@ def explained(watched: Watched, layers: Sequence[Layer]) -> list[Layer]:
 
 def _apart(watched: Watched, fake: Fake) -> Watched:
     """With what one FakeQuantize rounds looked at as well; `meant` of that alone."""
-    model = watched.graph.tapped()
+    model = tapped(watched.graph)
     port = next(node for node in model.get_ordered_ops() if node.get_friendly_name() == fake.op).input_value(0)
     port.get_tensor().add_names({MEANT + fake.op})
     model.add_outputs([port])

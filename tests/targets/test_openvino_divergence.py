@@ -15,7 +15,8 @@ from targets.onnx_taps import float_names
 from targets.openvino import Openvino
 from targets.openvino_divergence import alone, compare_openvino
 from targets.openvino_format import save_openvino
-from targets.openvino_quantized import GIVEN, OpenvinoGraph
+from targets.openvino_graph import OpenvinoGraph
+from targets.openvino_taps import GIVEN
 from targets.openvino_watch import watch
 from targets.profile import load_profile
 from tests.models import calibration_of, convolutional, inputs_of, transformer
