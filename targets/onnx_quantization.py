@@ -195,7 +195,7 @@ def _quantized(
     if scheme.guard == "pairs":
         overrides |= unsaturated_weights(model, gemm_as_matmul=False)
     # Whatever made the ranges: MinMax is how the quantizer calls two ends without a histogram.
-    ends: dict[str, Any] = {tensor: (np.float32(low[0]), np.float32(high[0])) for tensor, (low, high) in ranges.items()}
+    ends: dict[str, Any] = {tensor: _ends(reached) for tensor, reached in ranges.items()}
     with tempfile.TemporaryDirectory() as scratch:
         source, out, known = (Path(scratch) / file for file in ("float.onnx", "quantized.onnx", "ranges.json"))
         onnx.save(model, source)
@@ -215,6 +215,15 @@ def _quantized(
             extra_options=extra | {"TensorQuantOverrides": overrides},
         )
         return onnx.load(out)
+
+
+def _ends(reached: Range) -> tuple[np.float32, np.float32]:
+    """The ends of a range; of a tensor that was always zero such that integers behind a ReLU have none below zero.
+
+    Of no width, the quantizer puts zero in the middle of signed integers, and leaves out the ReLU all the same.
+    """
+    low, high = np.float32(reached[0][0]), np.float32(reached[1][0])
+    return (low, high) if low or high else (np.float32(0), np.float32(1))
 
 
 def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> Candidate:
