@@ -45,8 +45,11 @@ class Expected:
         nodes = {self.sides.artifact.nodes[index].name for index in self.sides.segment_of(name)}
         return bool(self.unknown & (nodes | {activation.op} if activation else nodes))
 
-    def _run_reference(self, outputs: list[str]) -> list[dict[str, np.ndarray]]:
-        """The reference with the artifact's constants, each operator given what the artifact's had."""
+    def _run_reference(self, outputs: list[str], *, biased: bool = True) -> list[dict[str, np.ndarray]]:
+        """The reference with the artifact's constants, each operator given what the artifact's had.
+
+        biased: with the artifact's constants of one dimension too.
+        """
         sides, edges = self.sides, dict[tuple[int, int], str]()
         for index, node in enumerate(sides.reference.nodes):
             for position, name in enumerate(node.input):
@@ -57,7 +60,7 @@ class Expected:
                 given = theirs if theirs in sides.values[0] else sides.stand_in(name, node.op_type)
                 if given is not None:
                     edges[index, position] = given
-        model = cut(sides.reference.model, edges, self._constants(), outputs)
+        model = cut(sides.reference.model, edges, self._constants(biased=biased), outputs)
         feeds: list[dict[str, np.ndarray]] = []
         for sample, values in zip(sides.expected, sides.values, strict=True):
             feed = {name: sample[name] for name in sides.reference.inputs if name in sample}
@@ -65,7 +68,7 @@ class Expected:
             feeds.append(feed | given)
         return run(model, feeds, outputs)
 
-    def _constants(self) -> "dict[tuple[int, int], onnx.TensorProto]":
+    def _constants(self, *, biased: bool) -> "dict[tuple[int, int], onnx.TensorProto]":
         """Node of the reference and input -> the artifact's constant there."""
         from onnx import numpy_helper
 
@@ -73,7 +76,7 @@ class Expected:
         for index, node in enumerate(sides.reference.nodes):
             for position, name in enumerate(node.input):
                 array = sides.reference.arrays.get(name)
-                if array is None or array.dtype.kind != "f":
+                if array is None or array.dtype.kind != "f" or not (biased or array.ndim > 1):
                     continue
                 theirs = sides.same_input(index, position)
                 own = sides.artifact.constants.get(theirs) if theirs else None
@@ -110,13 +113,15 @@ class Expected:
         }
 
     @cached_property
-    def sums(self) -> dict[str, list[np.ndarray]]:
-        """Result of a node that may add a bias -> what the reference makes of the artifact's values and constants."""
-        reference, known = self.sides.reference, self.sides.expected[0]
-        vectors = {name for name, array in reference.arrays.items() if array.ndim == 1 and array.dtype.kind == "f"}
-        names = sorted({n.output[0] for n in reference.nodes if vectors & set(n.input)} & known.keys())
-        runs = self._run_reference(names)
-        return {name: [sample[name] for sample in runs] for name in names}
+    def unbiased(self) -> dict[str, list[np.ndarray]]:
+        """Tensor of the reference -> what it makes of the artifact's values and weights, with its own biases."""
+        sides = self.sides
+        names = {t for name in sides.seen if (t := sides.tensor_of(name)) is not None}
+        vectors = {name for name, array in sides.reference.arrays.items() if array.ndim == 1}
+        names |= {node.output[0] for node in sides.reference.nodes if vectors & set(node.input)}
+        wanted = sorted(names & sides.expected[0].keys() & sides.reference.producer.keys())
+        runs = self._run_reference(wanted, biased=False)
+        return {name: [sample[name] for sample in runs] for name in wanted}
 
 
 def seen_of(model: "onnx.ModelProto", samples: Run) -> Run:

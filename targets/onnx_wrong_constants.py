@@ -9,6 +9,7 @@ import numpy as np
 
 from calibration.divergence import Finding, Kind, differs_in_float, joined
 from calibration.fault_evidence import wrong_constant
+from calibration.quantization import dequantize, quantize
 from targets.onnx_expected import Expected
 from targets.onnx_integers import Constant
 from targets.onnx_matching import READS_INTEGERS, Sides
@@ -128,31 +129,33 @@ class Constants:
         Bias correction (Nagel et al. 2019, arXiv:1906.04721) changes it by their mean.
         """
         axis = 1 if node.op_type == "Conv" else -1
-        errors = self._errors_behind(node)
+        errors = self._errors_without(node)
         if errors is None or errors[0].shape[axis] != change.size:
             return False
         axis %= errors[0].ndim
         over = tuple(d for d in range(errors[0].ndim) if d != axis)
-        before = [error - change.reshape([-1 if d == axis else 1 for d in range(error.ndim)]) for error in errors]
-        noise = float(np.sqrt(np.mean([(error**2).mean(axis=over) for error in before], axis=0).sum()))
+        noise = float(np.sqrt(np.mean([(error**2).mean(axis=over) for error in errors], axis=0).sum()))
         return float(np.linalg.norm(change)) <= CORRECTED * noise
 
-    def _errors_behind(self, node: "onnx.NodeProto") -> list[np.ndarray] | None:
-        """Of each sample: the artifact's result of a node less the reference's, where it was rounded or, where that is
-        of another shape, as computed from its inputs.
+    def _errors_without(self, node: "onnx.NodeProto") -> list[np.ndarray] | None:
+        """Of each sample: what a node with the reference's bias would give less the reference's, where it is rounded
+        or, where that has another shape, before.
         """
-        index = self.sides.artifact.producer[node.output[0]]
+        index, expected = self.sides.artifact.producer[node.output[0]], self.sides.expected
+        result = node.output[0]
         name = next((n for n in self.sides.seen if index in self.sides.segment_of(n)), None)
         tensor = self.sides.tensor_of(name) if name else None
-        result = node.output[0]
-        if name is not None and tensor is not None and tensor in self.sides.expected[0]:
-            found = [values[self.sides.value_name(name)] for values in self.sides.values]
-            if result not in self.sides.expected[0] or found[0].shape == self.sides.expected[0][result].shape:
-                return [f - e[tensor] for f, e in zip(found, self.sides.expected, strict=True)]
-        if result not in self.should.sums:
+        known = result in expected[0] and tensor in expected[0]
+        if tensor is None or (known and expected[0][tensor].shape != expected[0][result].shape):
+            tensor, name = result, None
+        values = self.should.unbiased.get(tensor)
+        if values is None or tensor not in expected[0]:
             return None
-        sums = self.should.sums[result]
-        return [found - sample[result] for found, sample in zip(sums, self.sides.expected, strict=True)]
+        activation = self.sides.artifact.activations.get(name) if name else None
+        if activation is not None and (how := activation.how) is not None:
+            axis = activation.axis
+            values = [dequantize(quantize(array, how, axis), how, axis) for array in values]
+        return [array - sample[tensor] for array, sample in zip(values, expected, strict=True)]
 
     def unlike(self, name: str, expected: np.ndarray, constant: Constant) -> tuple[Kind, str] | None:
         step = constant.step
