@@ -17,8 +17,8 @@ from targets.onnx_matching import READS_INTEGERS, Sides
 if TYPE_CHECKING:
     import onnx
 
-# A correction is as large as the errors that it makes up for; of other samples than these, to a half.
-CORRECTED = 1.5
+# A correction is as large as the errors that it makes up for; quantizers measure these on other samples, and roughly.
+CORRECTED = 2.0
 # Cosine of weights before and after some training; of unrelated ones it is about 0.
 ALIKE = 0.5
 

@@ -2,6 +2,7 @@
 
 import sys
 
+import onnx
 import pytest
 
 from calibration.divergence import first
@@ -35,6 +36,19 @@ def test_a_sound_artifact_raises_no_alarm(faults, name):
 def test_what_was_changed_before_it_was_quantized_raises_no_alarm(faults, name):
     """Weights equalized across layers, biases corrected, normalizations smoothed."""
     assert first(faults.unspoilt(name, changed=True)) is None
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise"])
+def test_a_halved_bias_is_no_correction(faults, name):
+    """Behind a ReLU too, where much of what it changes is cut off."""
+    spoilt = onnx.ModelProto()
+    spoilt.CopyFrom(faults.artifact_of(name))
+    node = [node for node in spoilt.graph.node if node.op_type == "Conv"][3]
+    bias = next(n for n in spoilt.graph.node if node.input[2] in n.output)
+    faults.rewrite(spoilt, bias.name, lambda integers: integers // 2)
+    finding = first(faults.layers_of(faults.float_reference(faults.graph_of(name)), spoilt, faults.feeds()))
+    assert finding is not None
+    assert finding.op in (node.name, bias.name)
 
 
 @pytest.mark.slow
