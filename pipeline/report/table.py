@@ -18,7 +18,7 @@ STYLES = {"pass": "green", "fail": "red", "refused": "red", "inconclusive": "yel
 def print_table(
     reports: Sequence[Mapping[str, Any]], html_paths: Sequence[Path], file: "IO[str] | None" = None
 ) -> None:
-    """Prints one row a device, then why any was refused, then where the reports are.
+    """Prints one row a device, then why any was refused, what to know of the samples, and where the reports are.
 
     reports: as in report.json; html_paths: of the report.html of each. Never wider than 100 columns; into a pipe it is
     100 wide, without colours.
@@ -42,6 +42,8 @@ def print_table(
     for report in reports:
         if report.get("refusal"):
             console.print(_refusal(report))
+    for note in dict.fromkeys(note for report in reports for note in report.get("notes", ())):
+        console.print(f"note on calibration: {note}", soft_wrap=True, markup=False)
     for report, path in zip(reports, html_paths, strict=True):
         console.print(f"{report['device']}: {path}", soft_wrap=True, markup=False)
 

@@ -17,7 +17,7 @@ FILES = sorted((ROOT / "tests/fixtures/reports").glob("*.json"))
 KEYS = [
     *("schema", "recipe", "device", "target", "status", "verdict", "choice", "executed_on", "baseline", "artifact"),
     *("ratios", "accuracy", "measures", "slices", "churn", "gates", "energy", "cost", "stages", "rejected", "tools"),
-    *("chosen", "refusal", "sensitivities", "clipping"),
+    *("chosen", "refusal", "sensitivities", "clipping", "notes"),
 ]
 
 
