@@ -10,7 +10,7 @@ import numpy as np
 from calibration.observers import Range
 from calibration.observers.histogram import Histogram
 from targets.onnx_graph import read_graph
-from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, ends, observe
+from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, ends, observe, open_session
 from targets.onnx_regions import regions_of
 from targets.target import ModelPackage, Region
 
@@ -78,7 +78,7 @@ class FloatGraph:
 
 
 def prepared(graph: "onnx.ModelProto") -> "onnx.ModelProto":
-    """A graph with constants and normalizations folded, shapes inferred, and every node named."""
+    """A graph with constants and normalizations folded, types known, and every node named."""
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -95,4 +95,25 @@ def prepared(graph: "onnx.ModelProto") -> "onnx.ModelProto":
         if not node.name:
             name = f"{node.op_type}_{position}"
             node.name = name if name not in taken else f"{name}_unnamed"
+    found.graph.value_info.extend(_typed_by_the_runtime(found))
     return found
+
+
+def _typed_by_the_runtime(graph: "onnx.ModelProto") -> "list[onnx.ValueInfoProto]":
+    """What ONNX's inference cannot tell since it comes after an operator that is not ONNX's: the quantizers would take
+    no value of unknown type for one of float.
+    """
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(graph).graph
+    known = {value.name for value in (*inferred.value_info, *inferred.output) if value.type.tensor_type.elem_type}
+    unknown = [name for node in graph.graph.node for name in node.output if name and name not in known]
+    if not unknown:
+        return []
+    kinds = {f"tensor({name.lower()})": kind for name, kind in onnx.TensorProto.DataType.items()}
+    given = {port.name: port for port in open_session(graph, unknown).get_outputs()}
+    return [
+        onnx.helper.make_tensor_value_info(name, kinds[given[name].type], given[name].shape)
+        for name in unknown
+        if given[name].type in kinds
+    ]

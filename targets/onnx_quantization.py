@@ -195,7 +195,7 @@ def _quantized(
     if scheme.guard == "pairs":
         overrides |= unsaturated_weights(model, gemm_as_matmul=False)
     # Whatever made the ranges: MinMax is how the quantizer calls two ends without a histogram.
-    ends: dict[str, Any] = {tensor: (np.float32(low[0]), np.float32(high[0])) for tensor, (low, high) in ranges.items()}
+    ends: dict[str, Any] = {tensor: _span(low[0], high[0]) for tensor, (low, high) in ranges.items()}
     with tempfile.TemporaryDirectory() as scratch:
         source, out, known = (Path(scratch) / file for file in ("float.onnx", "quantized.onnx", "ranges.json"))
         onnx.save(model, source)
@@ -215,6 +215,13 @@ def _quantized(
             extra_options=extra | {"TensorQuantOverrides": overrides},
         )
         return onnx.load(out)
+
+
+def _span(low: float, high: float) -> tuple[np.float32, np.float32]:
+    """A range that has a width. The quantizer drops a Relu, since integers that begin at 0 clip as it does; of a range
+    without a width it puts 0 in their middle, and what a Relu that was never active should have stopped goes through.
+    """
+    return (np.float32(0), np.float32(1)) if low == high == 0 else (np.float32(low), np.float32(high))
 
 
 def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> Candidate:

@@ -34,6 +34,13 @@ MOVES = frozenset(
         *("Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where", "Pad", "Dropout", "Equal"),
     )
 )
+# Between Q/DQ pairs these become integer operators; any other turns its inputs to float and back.
+INTEGER = frozenset(
+    (
+        *("Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Softmax"),
+        *("MaxPool", "AveragePool", "GlobalAveragePool", "Resize"),
+    )
+)
 
 
 def refuse_quantized(model: "onnx.ModelProto", where: str) -> None:
@@ -60,7 +67,7 @@ def is_of_pairs(model: "onnx.ModelProto") -> bool:
 def kept_float(model: "onnx.ModelProto") -> str:
     """Which operators of a quantized graph still compute in float: "2 LayerNormalization, 1 Erf"; empty for none.
 
-    An operator between Q/DQ pairs computes in integers, if the runtime has a kernel for it. Operators that no value of
+    One that is INTEGER computes in integers where all that it reads comes from Q/DQ pairs. Operators that no value of
     float32 goes into, or that only move values, do not count.
     """
     import onnx
@@ -79,7 +86,7 @@ def kept_float(model: "onnx.ModelProto") -> str:
         computed = [name for name in node.input if name in floats - stored]
         if not computed or node.op_type in MOVES or QUANTIZED.fullmatch(node.op_type):
             continue
-        if any(made_by.get(name) != "DequantizeLinear" for name in computed):
+        if node.op_type not in INTEGER or any(made_by.get(name) != "DequantizeLinear" for name in computed):
             found[node.op_type] += 1
     return ", ".join(f"{count} {operator}" for operator, count in found.most_common())
 

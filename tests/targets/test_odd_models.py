@@ -64,6 +64,23 @@ def test_weights_and_activations_of_zero_quantize(tmp_path, change, scheme):
     assert signal_to_noise_db(expected, found) > 20
 
 
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_an_operator_that_is_not_of_onnx_stays_in_float_and_what_follows_it_does_not(tmp_path, scheme):
+    package = convolutional(tmp_path / "model")
+    model = onnx.load(package.graph)
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type, node.domain = "Gelu", "com.microsoft"
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, package.graph)
+    calibration = calibration_of(package)
+    (tmp_path / "out").mkdir()
+    made = static("route", scheme, FloatGraph(package, calibration), READS).make(tmp_path / "out")
+    expected, found = (answers(onnx.load(file), calibration.feeds(8)) for file in (package.graph, made.graph))
+    assert signal_to_noise_db(expected, found) > 20
+    assert "computed in float: 3 Gelu" in made.notes
+
+
 def test_a_range_that_float32_cannot_span_is_refused_by_the_tensor(tmp_path):
     package = convolutional(tmp_path / "model")
     with_weights(package, lambda weights: weights.__setitem__("w0", weights["w0"] * np.float32(1e-30)))
