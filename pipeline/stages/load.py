@@ -158,6 +158,7 @@ def _save(work: "Work", module: "nn.Module", record: "ModelRecord") -> None:
 
 
 def _take_onnx(work: "Work", path: Path, batch: "dict[str, Any]", classes: int) -> None:
+    import numpy as np
     import onnx
 
     from pipeline.model import ModelRecord
@@ -175,6 +176,8 @@ def _take_onnx(work: "Work", path: Path, batch: "dict[str, Any]", classes: int) 
             f"{path} answers with {list(output.shape)}; the data has {classes} classes",
             "give a model that fits the data",
         )
+    if not np.isfinite(output).all():
+        raise InputError(f"{path} answers with NaN or infinity", "check its weights and the task's mean and std")
     record = ModelRecord(
         {"onnx": path.name}, inputs, output.shape[1], count_parameters(graph), count_macs(graph), trained=True
     )
