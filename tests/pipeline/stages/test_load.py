@@ -140,7 +140,7 @@ def test_onnx_with_weights_that_are_not_numbers_is_refused(make_work, task, data
     tensor.CopyFrom(onnx.numpy_helper.from_array(np.full_like(bad, 3e38), tensor.name))
     onnx.save(graph, recipe_folder / "bad.onnx")
     with pytest.raises(InputError, match=r"bad\.onnx answers with NaN or infinity"):
-        load(make_work, task, data, ModelSource(onnx="bad.onnx"))
+        load(make_work, task, data, ModelSource(onnx="bad.onnx"), name="again")
 
 
 def test_onnx_with_free_height_and_width_takes_the_datas(make_work, task, data, recipe_folder, teacher):
