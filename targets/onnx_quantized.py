@@ -42,6 +42,10 @@ INTEGER = frozenset(
     )
 )
 
+# What int8 makes smaller or faster by itself: the rest is quantized for the sake of these.
+HEAVY = frozenset(("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather"))
+INTEGER_PRODUCT = re.compile(r"QLinear(Conv|MatMul)|QGemm|DynamicQuantizeMatMul|\w+Integer\w*|MatMulNBits")
+
 
 def refuse_quantized(model: "onnx.ModelProto", where: str) -> None:
     """Raises InputError naming the first node that quantizes, or computes on quantized values.
@@ -62,6 +66,16 @@ def is_of_pairs(model: "onnx.ModelProto") -> bool:
     """Whether all that it quantizes is between a QuantizeLinear and a DequantizeLinear, with scales that are known."""
     found = {node.op_type for node in _nodes(model) if QUANTIZED.fullmatch(node.op_type)}
     return bool(found) and found <= {"QuantizeLinear", "DequantizeLinear"}
+
+
+def has_integer_products(model: "onnx.ModelProto") -> bool:
+    """Whether any convolution, matrix product or table of it is stored or computed in integers."""
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    return any(
+        INTEGER_PRODUCT.fullmatch(node.op_type)
+        or (node.op_type in HEAVY and any(made_by.get(name) == "DequantizeLinear" for name in node.input))
+        for node in model.graph.node
+    )
 
 
 def kept_float(model: "onnx.ModelProto") -> str:

@@ -170,7 +170,9 @@ def _take_onnx(work: "Work", path: Path, batch: "dict[str, Any]", classes: int) 
     inputs = _shapes(batch)
     conform(graph, inputs, str(path))
     onnx.save(graph, work.out / "model.onnx")
-    output = run_graph(session(work.out / "model.onnx"), {name: t.numpy() for name, t in batch.items()})
+    output = run_graph(
+        session(work.out / "model.onnx", where=str(path)), {name: t.numpy() for name, t in batch.items()}
+    )
     if output.ndim != 2 or output.shape[1] != classes:
         raise InputError(
             f"{path} answers with {list(output.shape)}; the data has {classes} classes",
