@@ -37,6 +37,7 @@ class Choosing:
 
     trials: all that was tried, the float model first, each with its reason once `choose` has returned.
     known: the sensitivities of the routes that were looked into.
+    behind: what is not worth it however right it is: too slow, or where nothing is timed too large.
     """
 
     bench: "Bench"
@@ -46,6 +47,7 @@ class Choosing:
     refine: bool = True
     trials: "list[Trial]" = field(init=False)
     known: "dict[Candidate, list[Sensitivity]]" = field(default_factory=dict)
+    behind: "list[Trial]" = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.trials = [self.float_trial]
@@ -97,15 +99,13 @@ class Choosing:
                 trial.why = "is not smaller than float: {} bytes, float {}".format(
                     trial.figures["size_bytes"], self.float_trial.figures["size_bytes"]
                 )
+                self.behind.append(trial)
                 continue
             trial.why, self.float_trial.why = why, f"{trial.name} is preferred"
             if self.refine and trial.candidate not in self.known:
                 self._sensitivities(self._refinement(self.seconds), trial)
             return trial
-        if all(trial.wrong or trial.compiled is None for trial in self.trials[1:]):
-            return self._none_is_right()
-        self.float_trial.why = "no route to fewer bits is smaller"
-        return self.float_trial
+        return self._none_is_right()
 
     def _in_order(self) -> "Iterator[Trial]":
         """Those that are right, one after the other; then what can be made of those that are wrong."""
@@ -136,6 +136,7 @@ class Choosing:
             if speed(sketch) * CATCHES_UP < best:
                 sketch.why = f"as it is {speed(sketch):.2f} x the speed of float: too far behind"
                 self.bench.discard(sketch)
+                self.behind.append(sketch)
                 continue
             self._progress(len(self.candidates) - 1, sketch.name)
             trial = self.bench.made_with_care(sketch)
@@ -203,7 +204,17 @@ class Choosing:
         return (SECONDS_EACH if self.refine else QUICK_SECONDS_EACH) * (1 + models)
 
     def _none_is_right(self) -> "Trial":
-        self.float_trial.why = "no route to fewer bits holds the accuracy"
+        better = "faster" if self.bench.capabilities.executes_here else "smaller"
+        wrong = any(trial.wrong for trial in self.trials)
+        if not self.candidates:
+            why = "the target offers no route to fewer bits for this device and dtype"
+        elif not wrong and not self.behind:
+            why = "no route to fewer bits can take this model"
+        elif not wrong:
+            why = f"no route to fewer bits is {better}"
+        else:
+            why = "no route to fewer bits holds the accuracy" + (f" and is {better}" if self.behind else "")
+        self.float_trial.why = why
         return self.float_trial
 
 
