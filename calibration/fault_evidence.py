@@ -11,10 +11,14 @@ from calibration.quantization import QuantizationParameters
 HALF_STEP = 0.5 + 1e-3
 # Quantizers that weigh clipping against rounding may clip so many weights.
 CLIPPED_WEIGHTS = 0.02
+# The largest integer, less what rounding the scale itself may add to a step.
+LARGEST_STEPS = 112
 # Clipping may cost this many times the noise of rounding before a range counts as too narrow, and must touch so many
 # values: outliers are clipped on purpose.
 CLIPPING_NOISE = 100.0
 CLIPPED_VALUES = 0.02
+# Other samples than the calibration's reach a little farther: so few values are no range.
+FEW_VALUES = 8
 # A range that values fill to less than this share gives away three bits.
 FILLED = 1 / 8
 # Of the range: what lies idle on one side while the other side clips.
@@ -39,7 +43,7 @@ def wrong_constant(
     if not wrong.any():
         return None
     # Beyond the largest integer all are clipped alike.
-    clipped = wrong & (np.abs(x) > np.abs(y)) & (np.abs(y) >= 126 * step) & (x * y > 0)
+    clipped = wrong & (np.abs(x) > np.abs(y)) & (np.abs(y) >= LARGEST_STEPS * step) & (x * y > 0)
     if (wrong == clipped).all() and clipped.mean() <= CLIPPED_WEIGHTS:
         return None
     if not y.any():
@@ -134,7 +138,7 @@ def wrong_range(values: np.ndarray, how: QuantizationParameters) -> tuple[Kind, 
     idle_low, idle_high = max(bottom - lowest, 0.0) / levels, max(highest - top, 0.0) / levels
     noise = float(np.mean(over**2 + under**2)) * 12
     symmetric = zero == how.scheme.middle
-    if noise > CLIPPING_NOISE and clipped.mean() > CLIPPED_VALUES:
+    if noise > CLIPPING_NOISE and clipped.mean() > CLIPPED_VALUES and clipped.sum() > FEW_VALUES:
         if not symmetric and ((over.any() and idle_low > IDLE) or (under.any() and idle_high > IDLE)):
             return "zero point", f"{100 * clipped.mean():.1f}% of its values are clipped on one side, the other is idle"
         reach = max((top - zero) / max(highest - zero, 1), (zero - bottom) / max(zero - lowest, 1))

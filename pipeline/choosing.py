@@ -155,8 +155,9 @@ class Choosing:
         found = list(self._repaired(wrong, refinement))
         right = sorted((trial for trial in (*made, *found) if not trial.why), key=speed, reverse=True)
         best: Trial | None = None
-        for left, trial in zip(range(min(MOST_REFINED, len(right)), 0, -1), right, strict=False):
-            share = self._refinement((refinement.deadline - time.monotonic()) / left)
+        for position, trial in enumerate(right[:MOST_REFINED]):
+            others = sum(not other.computes_like(trial) for other in right[position + 1 : MOST_REFINED])
+            share = self._refinement((refinement.deadline - time.monotonic()) / (1 + others))
             better = share.moved(trial, best.in_float) if best is not None and best.in_float else trial
             if best is None or not trial.computes_like(best):
                 better = share.faster(better, self._sensitivities(share, trial))
@@ -236,7 +237,9 @@ def fastest(float_trial: "Trial", right: "Sequence[Trial]") -> "Trial":
     faster = [trial for trial in right if ratio(trial)["low95"] > 1.0]
     chosen = faster[0] if faster else float_trial
     for trial in faster[1:]:
-        if ratio_interval(chosen.latencies_ms, trial.latencies_ms)["low95"] > CLEARLY_FASTER:
+        # Of one route with and without layers in float it was found before which is faster.
+        least = 1.0 if trial.candidate is not None and trial.candidate is chosen.candidate else CLEARLY_FASTER
+        if ratio_interval(chosen.latencies_ms, trial.latencies_ms)["low95"] > least:
             chosen = trial
     for trial in right:
         times = f"{ratio(trial)['value']:.2f} x the speed of float (95%: {ratio(trial)['low95']:.2f} or more)"

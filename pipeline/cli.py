@@ -207,8 +207,8 @@ def inspect(bundle: BundlePath, as_json: Json = False, verbose: Verbose = False,
 
 @app.command()
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The reference: a bundle or an .onnx file.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="What is judged: a bundle or an .onnx file.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="The reference: a bundle, an .onnx file or an .xml.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What is judged: a bundle, an .onnx file or an .xml.")],
     given: Annotated[
         Path | None, typer.Option("--input", metavar="FILE", help="Inputs as .npz; otherwise a bundle's golden ones.")
     ] = None,

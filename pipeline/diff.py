@@ -13,12 +13,18 @@ from calibration.errors import InputError, UnsupportedError
 from targets.device.arrays import read_arrays
 from targets.device.errors import BundleError
 from targets.device.golden import read_golden
+from targets.device.probe import architecture, isa
 from targets.device.tensors import tensors
 from targets.device.verify import find_payload, verify
+from targets.int8_kernels import int8_kernels
 from targets.onnx_divergence import compare
 from targets.onnx_integers import QuantizedGraph
 from targets.onnx_reference import float_reference, in_float, rounded_constants
 from targets.onnx_taps import float_names, observable, tapped
+from targets.openvino_divergence import alone, compare_openvino
+from targets.openvino_graph import OpenvinoGraph
+from targets.openvino_watch import explained
+from targets.openvino_watch import watch as watch_openvino
 
 if TYPE_CHECKING:
     import onnx
@@ -28,6 +34,9 @@ SCHEMA = 1
 SAMPLES = 8
 ONNX = "onnxruntime_cpu"
 OPTIONS: dict[str, Any] = {"threads": 1, "optimization": "all"}
+OPENVINO = "openvino"
+OPENVINO_OPTIONS: dict[str, Any] = {"threads": 1, "inference_precision": "f32"}
+QUANTIZED_REFERENCE = "A is quantized itself: where its quantizer changed the graph, compare both with the float model"
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
 
@@ -59,6 +68,15 @@ class Artifact:
             return emulator(processor)
         raise InputError(f"there is no way to run an artifact on {self.on!r}", "use local or qemu:CPU")
 
+    @property
+    def saturates(self) -> bool:
+        """Whether kernels may clip sums of two products to 16 bits where it runs."""
+        return self.on != "local" or int8_kernels(architecture(), isa()) == "saturating"
+
+    def read(self) -> "onnx.ModelProto | OpenvinoGraph":
+        """The graph, its weights inside. Raises InputError where it cannot be read."""
+        return OpenvinoGraph.read(self.folder / self.files[0]) if self.runner == OPENVINO else read_onnx(self)
+
     def run(self, feeds: Feeds) -> list[dict[str, np.ndarray]]:
         """The artifact as it is: its outputs for each feed."""
         return tensors(self.runner, self.folder, self.files, self.options, feeds, self.emulator)
@@ -84,7 +102,7 @@ class Comparison:
 def diff(a: Path, b: Path, given: Path | None = None, on_a: str = "local", on_b: str = "local") -> Comparison:
     """Runs both and judges each operator of B by the inputs that it really had.
 
-    a, b: a bundle or an .onnx file; A says what each operator has to compute. given:
+    a, b: as for read_artifact; A says what each operator has to compute. given:
     .npz with the inputs, sample first; None for the golden inputs of a bundle. on_a, on_b: local, or qemu:CPU.
     Raises InputError for what cannot be compared, DeviceError as verifying and running an artifact does.
     """
@@ -95,25 +113,82 @@ def diff(a: Path, b: Path, given: Path | None = None, on_a: str = "local", on_b:
             f"neither {a} nor {b} carries inputs", "give --input FILE.npz, with an array for each input, sample first"
         )
     feeds = tuple(feeds)[:SAMPLES]
-    graph, artifact = read_onnx(first_), read_onnx(second)
     notes: list[str] = []
+    graph_a, graph_b = first_.read(), second.read()
     plain_a, plain_b = first_.run(feeds), second.run(feeds)
-    if QuantizedGraph(graph).activations and graph != artifact:
-        notes.append("A is quantized itself: where its quantizer changed the graph, compare both with the float model")
     names = sorted(plain_a[0].keys() & plain_b[0].keys())
     if not names:
         raise InputError(
             f"{a} gives {', '.join(plain_a[0])}, {b} gives {', '.join(plain_b[0])}: they have no output in common",
             "give two artifacts of one model",
         )
-    seen_a = watch(first_, graph, feeds)
-    reference = float_reference(graph)
-    _say_changes(notes, "A", plain_a, seen_a)
-    seen_b = watch(second, artifact, feeds)
-    _say_changes(notes, "B", plain_b, seen_b)
-    layers = compare(reference, artifact, _expected(graph, seen_a), seen_b, rounded_constants(graph))
+    reference = _look_into_reference(first_, graph_a, feeds, plain_a, notes)
+    if isinstance(graph_b, OpenvinoGraph):
+        layers = _openvino_layers(reference, second, graph_b, feeds, plain_b, notes)
+    else:
+        layers = _onnx_layers(reference, second, graph_b, feeds, plain_b, notes)
     answers = difference(_flat(plain_a, names), _flat(plain_b, names))
     return Comparison(first_, second, len(feeds), tuple(layers), answers, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A as B is judged by it. graph: as A's file has it, and its float form; None where it is no ONNX graph, of which
+    tensors can be compared by name alone. seen: of each sample, the tensors of the float form, or of A.
+    """
+
+    graph: "onnx.ModelProto | None"
+    in_float: "onnx.ModelProto | None"
+    seen: Feeds
+
+
+def _look_into_reference(
+    artifact: Artifact, graph: "onnx.ModelProto | OpenvinoGraph", feeds: Feeds, plain: Feeds, notes: list[str]
+) -> Reference:
+    if isinstance(graph, OpenvinoGraph):
+        notes.append("A is an OpenVINO model: tensors are compared by name, and B's kernels judged by B's own graph")
+        watched = watch_openvino(graph, artifact.options, feeds, artifact.emulator)
+        _say_changes(notes, "A", plain, watched.found)
+        return Reference(None, None, watched.by_tensor())
+    seen = watch(artifact, graph, feeds)
+    _say_changes(notes, "A", plain, seen)
+    return Reference(graph, float_reference(graph), _expected(graph, seen))
+
+
+def _onnx_layers(
+    reference: Reference,
+    artifact: Artifact,
+    graph: "onnx.ModelProto",
+    feeds: Feeds,
+    plain: Feeds,
+    notes: list[str],
+) -> list[Layer]:
+    seen = watch(artifact, graph, feeds)
+    _say_changes(notes, "B", plain, seen)
+    like = graph if reference.graph is None else reference.graph
+    if QuantizedGraph(like).activations and like != graph:
+        notes.append(QUANTIZED_REFERENCE)
+    in_float = float_reference(graph) if reference.in_float is None else reference.in_float
+    judged = compare(in_float, graph, reference.seen, seen, rounded_constants(like), saturates=artifact.saturates)
+    notes += judged.notes
+    return judged.layers
+
+
+def _openvino_layers(
+    reference: Reference, artifact: Artifact, graph: OpenvinoGraph, feeds: Feeds, plain: Feeds, notes: list[str]
+) -> list[Layer]:
+    watched = watch_openvino(graph, artifact.options, feeds, artifact.emulator)
+    _say_changes(notes, "B", plain, watched.found)
+    if watched.blurred:
+        notes.append("OpenVINO rounds activations before weights of 8 bits as they come: such products are not judged")
+    if reference.graph is None or reference.in_float is None:
+        return explained(watched, alone(watched, reference.seen))
+    if QuantizedGraph(reference.graph).activations:
+        notes.append(QUANTIZED_REFERENCE)
+    rounded = rounded_constants(reference.graph)
+    judged = compare_openvino(reference.in_float, watched, reference.seen, rounded, artifact.saturates)
+    notes += judged.notes
+    return explained(watched, judged.layers)
 
 
 def layers_of(
@@ -134,11 +209,11 @@ def layers_of(
             onnx.save(tapped(model, names), Path(scratch) / "model.onnx")
             seen = tensors(ONNX, Path(scratch), ["model.onnx"], OPTIONS, feeds, how)
         runs.append([{**feed, **sample} for feed, sample in zip(feeds, seen, strict=True)])
-    return compare(reference, artifact, runs[0], runs[1])
+    return compare(reference, artifact, runs[0], runs[1]).layers
 
 
 def read_artifact(path: Path, on: str = "local") -> Artifact:
-    """A bundle, its payload, or an .onnx file. A bundle is verified first.
+    """A bundle, its payload, an .onnx file, or an .xml file of OpenVINO's with its .bin. A bundle is verified first.
 
     Raises InputError where it is none of these, UnsupportedError where it is for another runtime; DeviceError
     where a bundle is not what it claims.
@@ -147,16 +222,19 @@ def read_artifact(path: Path, on: str = "local") -> Artifact:
         payload = path if (path / "manifest.json").is_file() else find_payload(path)
         manifest, _ = verify(payload)
         feeds = tuple(read_golden(payload, manifest).feeds()) if manifest.golden else ()
-        if manifest.runner != ONNX:
+        if manifest.runner not in (ONNX, OPENVINO):
             raise UnsupportedError(
-                f"{path}: diff looks into ONNX graphs; this bundle's model is for {manifest.runner}",
-                "compare what it was made from, or a bundle for onnxruntime-cpu",
+                f"{path}: diff looks into ONNX graphs and OpenVINO models; this bundle's is for {manifest.runner}",
+                "compare what it was made from, or a bundle for onnxruntime-cpu or openvino",
             )
         return Artifact(path, manifest.runner, payload, manifest.model_files, manifest.options, feeds, on)
     if not path.is_file():
-        raise InputError(f"{path}: no such file or folder", "give a bundle or an .onnx file")
+        raise InputError(f"{path}: no such file or folder", "give a bundle, an .onnx file or OpenVINO's .xml")
+    if path.suffix == ".xml":
+        files = path.name, path.with_suffix(".bin").name
+        return Artifact(path, OPENVINO, path.parent, files, OPENVINO_OPTIONS, (), on)
     if path.suffix != ".onnx":
-        raise InputError(f"{path}: not a model that can be compared", "give a bundle or an .onnx file")
+        raise InputError(f"{path}: not a model that can be compared", "give a bundle, an .onnx file or OpenVINO's .xml")
     return Artifact(path, ONNX, path.parent, (path.name,), OPTIONS, (), on)
 
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 # More than so many regions at once are neighbours taken together: each is a model to make, load and time.
 MOST_REGIONS = 24
 FEWEST_REGIONS = 3
+LEAST_WITH_ENDS = 4
 ROUNDS = 3
+# What costs more than that alone does not win by what else is in float.
+MAY_HELP = 0.9
 # Of the time that is left: for making what a round compares.
 SHARE_OF_MAKING = 0.4
 SECONDS_OF_TIMING = (1.0, 6.0)
@@ -95,7 +98,8 @@ class Refinement:
         kinds = [kind for kind in trial.candidate.kinds() if not self._late(trial)]
         moves += self._rated(current, kinds)
         for _ in range(ROUNDS):
-            helpful = sorted((m for m in moves if m[1]["low95"] > 1.0), key=lambda m: -m[1]["value"])
+            # What may help: many are timed at once, each for a short time. What is taken of them has to be sure.
+            helpful = sorted((m for m in moves if m[1]["value"] > 1.0), key=lambda m: -m[1]["value"])
             better = self._best_union(current, [region for region, _ in helpful])
             if better is None:
                 break
@@ -104,7 +108,11 @@ class Refinement:
             current = better
             if self._late(trial):
                 break
-            left = [s.region for s in known if not current.in_float.issuperset(s.region.nodes)]
+            left = [
+                s.region
+                for s in known
+                if s.ratio and s.ratio["value"] > MAY_HELP and not current.in_float.issuperset(s.region.nodes)
+            ]
             moves = self._rated(current, left)
         return _named(current, trial, known)
 
@@ -161,6 +169,12 @@ class Refinement:
         if trial.candidate is None or trial.package is None:
             return ()
         regions = trial.candidate.regions()
+        if regions and time.monotonic() < self.deadline:
+            # Its own making includes what was decided then; a variant's tells what a further one takes.
+            probe = self.bench.variant(trial, frozenset(regions[0].nodes))
+            if probe is not None:
+                trial.make_seconds = probe.make_seconds
+                self.bench.discard(probe)
         left = (self.deadline - time.monotonic()) * SHARE_OF_MAKING
         most = min(MOST_REGIONS, int(left / max(trial.make_seconds, 1e-3)))
         return grouped(regions, most) if min(most, len(regions)) >= FEWEST_REGIONS else ()
@@ -218,11 +232,19 @@ class Refinement:
 
 
 def grouped(regions: Sequence[Region], most: int) -> Sequence[Region]:
-    """At most `most` regions: neighbours are taken together, about as many in each."""
+    """At most `most` regions: neighbours are taken together, about as many in each.
+
+    The first and the last, which have few channels and are most often another matter than the rest, stay alone.
+    """
     if len(regions) <= most:
         return regions
-    bounds = [round(i * len(regions) / most) for i in range(most + 1)]
-    groups = [regions[a:b] for a, b in pairwise(bounds)]
+    alone = most >= LEAST_WITH_ENDS
+    between = regions[1:-1] if alone else regions
+    parts = most - 2 if alone else most
+    bounds = [round(i * len(between) / parts) for i in range(parts + 1)]
+    groups = [between[a:b] for a, b in pairwise(bounds)]
+    if alone:
+        groups = [regions[:1], *groups, regions[-1:]]
     return [
         Region(
             group[0].name if len(group) == 1 else f"{group[0].name} to {group[-1].name}",

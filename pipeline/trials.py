@@ -44,7 +44,7 @@ class Trial:
     wrong: why its answers are not good enough; empty where they are, or it has none.
     why: why it is rejected or taken; empty while neither is known.
     note: of how it came about, for the report.
-    make_seconds: what it took to make.
+    make_seconds: what it took to make; of a route that is looked into, what a variant of it takes.
     figures: of those there are, accuracy (mean of the task's score), drop_points, size_bytes, latency_ms (median) and
         ratio_to_float ({value, low95, high95}, above 1 is faster).
     latencies_ms: [blocks, runs in a block], taken in turn with those of every other trial.

@@ -1,8 +1,9 @@
 """planted_faults.py [[FIRST] SEEDS]: plants a fault in int8 models, one a seed, and has the operator at fault found.
 
 Five kinds in turn (scale, zero point, layout, fusion, saturation) over three models: the demo's residual teacher, a
-depthwise network and a transformer. A fault counts where it costs the artifact's answers HARM_DB or more; the seed
-draws until one does.
+depthwise network and a transformer. From seed 30 on the artifact was equalized, bias corrected or smoothed before it
+was quantized, and is compared with the model as it was before that. A fault counts where it costs the artifact's
+answers HARM_DB or more; the seed draws until one does.
 """
 
 import sys
@@ -21,15 +22,22 @@ from calibration.dataset import CalibrationSet
 from calibration.divergence import Finding, Layer, difference, first
 from pipeline.diff import float_reference, layers_of
 from targets.device.tensors import tensors
+from targets.onnx_bias import corrected
+from targets.onnx_equalization import equalized
 from targets.onnx_float import FloatGraph
 from targets.onnx_integers import Activation, QuantizedGraph
 from targets.onnx_pairs import can_clip, in_order_of_summing
 from targets.onnx_quantization import PRODUCTS_AND_TABLES, StaticScheme, quiet, static
+from targets.onnx_smoothing import smoothed
 from targets.target import Capabilities, ModelPackage
 from targets.transport.qemu import emulator
 
 KINDS = ("scale", "zero point", "layout", "fusion", "saturation")
 MODELS = ("residual", "depthwise", "transformer")
+# Which of them is quantized after what change, from this seed on.
+CHANGED = {"residual": "equalized", "depthwise": "bias corrected", "outliers": "smoothed"}
+CHANGED_FROM = 30
+TRANSFORMERS = ("transformer", "outliers")
 PROCESSOR = "Haswell"
 HARM_DB = 3.0
 SAMPLES = 4
@@ -79,23 +87,25 @@ def pinned(seeds: Iterable[int], processor: str | None = PROCESSOR) -> tuple[int
 
 def attempt(seed: int, processor: str | None = PROCESSOR) -> Outcome:
     """Plants the fault of a seed and looks for it."""
-    kind, name = KINDS[seed % len(KINDS)], MODELS[seed // len(KINDS) % len(MODELS)]
+    changed = seed >= CHANGED_FROM
+    kind, name = KINDS[seed % len(KINDS)], (tuple(CHANGED) if changed else MODELS)[seed // len(KINDS) % len(MODELS)]
     rng = np.random.default_rng(seed)
-    planted = plant(kind, name, rng, processor)
+    planted = plant(kind, name, rng, processor, changed=changed)
     layers = layers_of(planted.reference, planted.model, feeds(), emulator=_emulator(planted.processor))
     return Outcome(seed, name, planted, first(layers))
 
 
-def unspoilt(name: str, processor: str | None = None) -> list[Layer]:
+def unspoilt(name: str, processor: str | None = None, *, changed: bool = False) -> list[Layer]:
     """The comparison of a model's artifact as the quantizer made it: there is nothing to be found."""
-    return layers_of(float_reference(graph_of(name)), artifact_of(name), feeds(), emulator=_emulator(processor))
+    artifact = artifact_of(name, changed=changed)
+    return layers_of(float_reference(graph_of(name)), artifact, feeds(), emulator=_emulator(processor))
 
 
-def plant(kind: str, name: str, rng: np.random.Generator, processor: str | None) -> Planted:
+def plant(kind: str, name: str, rng: np.random.Generator, processor: str | None, *, changed: bool = False) -> Planted:
     """A fault of this kind that costs the answers of the model's artifact HARM_DB or more."""
-    if kind == "saturation" and rng.random() < 0.5:
+    if kind == "saturation" and not changed and rng.random() < 0.5:
         return plant_overflow(name, rng, processor)
-    reference, sound = float_reference(graph_of(name)), artifact_of(name)
+    reference, sound = float_reference(graph_of(name)), artifact_of(name, changed=changed)
     graph = QuantizedGraph(sound)
     before = answers(sound)
     for _ in range(ATTEMPTS):
@@ -425,12 +435,28 @@ def network(name: str) -> Any:
         return teacher
     import small_networks
 
-    return small_networks.depthwise() if name == "depthwise" else small_networks.transformer()
+    made = {"depthwise": small_networks.depthwise, "transformer": small_networks.transformer}
+    return made.get(name, small_networks.transformer_with_outliers)()
 
 
 @cache
-def artifact_of(name: str) -> onnx.ModelProto:
-    return quantized(graph_of(name), name, "none")
+def artifact_of(name: str, *, changed: bool = False) -> onnx.ModelProto:
+    return quantized(change(name) if changed else graph_of(name), name, "none")
+
+
+def change(name: str) -> onnx.ModelProto:
+    """The float graph as CHANGED says."""
+    graph, samples = float_reference(graph_of(name)), list(calibration().feeds(16))
+    how = CHANGED[name]
+    if how == "equalized":
+        made = equalized(graph)
+    elif how == "smoothed":
+        made = smoothed(graph, samples)
+    else:
+        made = corrected(graph, quantized(graph, name, "none"), samples)
+    if made is None:
+        raise RuntimeError(f"{name} cannot be {how}")
+    return made
 
 
 def quantized(graph: onnx.ModelProto, name: str, guard: Any) -> onnx.ModelProto:
@@ -450,11 +476,11 @@ def quantized(graph: onnx.ModelProto, name: str, guard: Any) -> onnx.ModelProto:
             dims={"batch": (1, 1, 256)},
             preprocessing={},
             precision="fp32",
-            architecture="transformer" if name == "transformer" else "convolutional",
+            architecture="transformer" if name in TRANSFORMERS else "convolutional",
             macs=1,
             parameters=1,
         )
-        operators = PRODUCTS_AND_TABLES if name == "transformer" else None
+        operators = PRODUCTS_AND_TABLES if name in TRANSFORMERS else None
         able = Capabilities(
             executes_here=True,
             answers_here=True,

@@ -69,3 +69,15 @@ def depthwise() -> nn.Module:
 
 def transformer() -> nn.Module:
     return Transformer().eval()
+
+
+def transformer_with_outliers() -> nn.Module:
+    """Of each normalization a few channels are far larger than the others, as large language models have them."""
+    network = Transformer()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.1)
+                module.weight[::11] *= 20
+    return network.eval()

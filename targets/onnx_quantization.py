@@ -195,7 +195,7 @@ def _quantized(
     if scheme.guard == "pairs":
         overrides |= unsaturated_weights(model, gemm_as_matmul=False)
     # Whatever made the ranges: MinMax is how the quantizer calls two ends without a histogram.
-    ends: dict[str, Any] = {tensor: _span(low[0], high[0]) for tensor, (low, high) in ranges.items()}
+    ends: dict[str, Any] = {tensor: _ends(reached) for tensor, reached in ranges.items()}
     with tempfile.TemporaryDirectory() as scratch:
         source, out, known = (Path(scratch) / file for file in ("float.onnx", "quantized.onnx", "ranges.json"))
         onnx.save(model, source)
@@ -217,11 +217,13 @@ def _quantized(
         return onnx.load(out)
 
 
-def _span(low: float, high: float) -> tuple[np.float32, np.float32]:
-    """A range that has a width. The quantizer drops a Relu, since integers that begin at 0 clip as it does; of a range
-    without a width it puts 0 in their middle, and what a Relu that was never active should have stopped goes through.
+def _ends(reached: Range) -> tuple[np.float32, np.float32]:
+    """The ends of a range; of a tensor that was always zero such that integers behind a ReLU have none below zero.
+
+    Of no width, the quantizer puts zero in the middle of signed integers, and leaves out the ReLU all the same.
     """
-    return (np.float32(0), np.float32(1)) if low == high == 0 else (np.float32(low), np.float32(high))
+    low, high = np.float32(reached[0][0]), np.float32(reached[1][0])
+    return (low, high) if low or high else (np.float32(0), np.float32(1))
 
 
 def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> Candidate:

@@ -30,32 +30,41 @@ def smoothed(model: "onnx.ModelProto", feeds: list[dict[str, np.ndarray]]) -> "o
 
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    weights, edges = Weights(copy.graph), Edges(copy.graph)
-    outputs = {output.name for output in copy.graph.output}
-    found = [
-        node
-        for node in copy.graph.node
-        if _can_be_scaled(node, weights)
-        and node.output[0] not in outputs
-        and (readers := edges.readers(node.output[0]))
-        and all(_is_product_of(reader, node.output[0], weights) for reader in readers)
-    ]
+    weights = Weights(copy.graph)
+    found = smoothable(copy.graph, weights)
     if not found:
         return None
-    largest = _largest_by_channel(model, [node.output[0] for node in found], feeds)
-    for node in found:
+    largest = _largest_by_channel(model, [node.output[0] for node, _ in found], feeds)
+    for node, readers in found:
         reach = np.maximum(largest[node.output[0]], SMALLEST)
-        readers = edges.readers(node.output[0])
-        taken = np.max([np.abs(_by_input(reader, weights)).max(axis=1) for reader in readers], axis=0)
-        scale = reach**MIGRATION_STRENGTH / np.maximum(taken, SMALLEST) ** (1 - MIGRATION_STRENGTH)
-        for name in node.input[1:3]:
-            weights[name] = weights[name] / scale
-        for reader in readers:
-            weight = weights[reader.input[1]]
-            by_column = _is_transposed(reader)
-            weights[reader.input[1]] = weight * (scale if by_column else scale[:, None])
+        taken = np.max([np.abs(by_input(reader, weights)).max(axis=1) for reader in readers], axis=0)
+        divide(
+            node, readers, weights, reach**MIGRATION_STRENGTH / np.maximum(taken, SMALLEST) ** (1 - MIGRATION_STRENGTH)
+        )
     weights.write()
     return copy
+
+
+def smoothable(graph: "onnx.GraphProto", weights: Weights) -> "list[tuple[onnx.NodeProto, list[onnx.NodeProto]]]":
+    """Normalizations that feed only products with weights, and those products."""
+    edges, outputs = Edges(graph), {output.name for output in graph.output}
+    places = [(node, edges.readers(node.output[0])) for node in graph.node if _can_be_scaled(node, weights)]
+    return [
+        (node, readers)
+        for node, readers in places
+        if node.output[0] not in outputs
+        and readers
+        and all(_is_product_of(reader, node.output[0], weights) for reader in readers)
+    ]
+
+
+def divide(node: "onnx.NodeProto", readers: "list[onnx.NodeProto]", weights: Weights, scale: np.ndarray) -> None:
+    """Divides a normalization's output by scale, [channels], and multiplies the weights that read it."""
+    for name in node.input[1:3]:
+        weights[name] = weights[name] / scale
+    for reader in readers:
+        weight = weights[reader.input[1]]
+        weights[reader.input[1]] = weight * (scale if _is_transposed(reader) else scale[:, None])
 
 
 def _can_be_scaled(node: "onnx.NodeProto", weights: Weights) -> bool:
@@ -76,7 +85,7 @@ def _is_transposed(node: "onnx.NodeProto") -> bool:
     return node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
 
 
-def _by_input(node: "onnx.NodeProto", weights: Weights) -> np.ndarray:
+def by_input(node: "onnx.NodeProto", weights: Weights) -> np.ndarray:
     """[inputs, outputs]."""
     weight = weights[node.input[1]]
     return weight.T if _is_transposed(node) else weight

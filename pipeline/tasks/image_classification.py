@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from pipeline.data import Table
 
 
+# Of pipeline/images.py.
+RESIZE = "bilinear"
+RGB = 3
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageClassification(Classification):
     """size: (height, width) of the model's input; None for the size of the images, which must then be one.
@@ -60,7 +65,7 @@ class ImageClassification(Classification):
         size = (
             "images keep their size"
             if self.size is None
-            else f"images are resized to {self.size[0]} x {self.size[1]}, bilinear"
+            else f"images are resized to {self.size[0]} x {self.size[1]}, {RESIZE}"
         )
         colour = {None: "colours are kept", 1: "images are turned to grey", 3: "images are turned to RGB"}[
             self.channels
@@ -86,6 +91,9 @@ class ImageClassification(Classification):
             "mean": list(self.mean if len(self.mean) == channels else self.mean * channels),
             "std": list(self.std if len(self.std) == channels else self.std * channels),
             "layout": "NCHW",
+            # What comes before: a device's own loader has to do the same.
+            "resize": RESIZE,
+            "channel_order": "RGB" if channels == RGB else "grey",
         }
 
     def augment(self, inputs: "dict[str, torch.Tensor]", view: int) -> "dict[str, torch.Tensor]":

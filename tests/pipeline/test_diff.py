@@ -110,8 +110,8 @@ def test_what_cannot_be_compared_is_refused(folder, tmp_path):
     np.savez(tmp_path / "uneven.npz", a=np.zeros((2, 1)), b=np.zeros((3, 1)))
     with pytest.raises(InputError, match="different numbers"):
         read_feeds(tmp_path / "uneven.npz")
-    with pytest.raises(UnsupportedError, match="openvino"):
-        read_artifact(make_bundle(tmp_path, runner="openvino"))
+    with pytest.raises(UnsupportedError, match="tensorrt"):
+        read_artifact(make_bundle(tmp_path, runner="tensorrt_rtx"))
 
 
 @pytest.mark.parametrize(

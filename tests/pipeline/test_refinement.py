@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calibration.errors import UnsupportedError
-from pipeline.refinement import Refinement, grouped
+from pipeline.refinement import LEAST_WITH_ENDS, Refinement, grouped
 from pipeline.trials import Trial
 from targets.target import Candidate, Region
 
@@ -173,4 +173,7 @@ def test_groups_hold_every_region_once_and_in_order(regions, most):
     groups = grouped(given, most)
     assert len(groups) == min(regions, most)
     assert [node for group in groups for node in group.nodes] == [node for r in given for node in r.nodes]
-    assert max(len(g.nodes) for g in groups) - min(len(g.nodes) for g in groups) <= 2
+    between = groups[1:-1] if most >= LEAST_WITH_ENDS else groups
+    assert max(len(g.nodes) for g in between) - min(len(g.nodes) for g in between) <= 2
+    if regions > most >= LEAST_WITH_ENDS:
+        assert [groups[0].nodes, groups[-1].nodes] == [given[0].nodes, given[-1].nodes]

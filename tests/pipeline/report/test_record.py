@@ -123,9 +123,8 @@ def test_sensitivities_are_printed_for_each_layer(capsys):
     record = load("fashion-host")
     known = {"region": "conv1", "nodes": ["conv1"], "noise_db": 1.25, "in_float": True}
     record["sensitivities"] = [known | {"ratio": {"value": 1.1, "low95": 1.05, "high95": 1.2}}, known | {"ratio": None}]
-    plain = load("fashion-host") | {"sensitivities": []}
-    in_float = json.loads(json.dumps(plain))
-    in_float["artifact"]["precision"] = "fp32"
+    plain: dict[str, Any] = load("fashion-host") | {"sensitivities": []}
+    in_float = plain | {"artifact": plain["artifact"] | {"precision": "fp32"}}
     print_sensitivities([record, load("fashion-refused"), plain, in_float, plain | {"chosen": None}])
     said = capsys.readouterr().out
     assert "conv1" in said
