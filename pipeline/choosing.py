@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Among routes within this of each other the target's order decides, so that a rebuild chooses the same.
 CLEARLY_FASTER = 1.02
+# Less than that over float is not worth other answers, and the next measurement may not find it again.
+WORTH_IT = 1.01
 # Layers left in float have made a route that much faster; one that is further behind another as it is cannot win.
 CATCHES_UP = 1.3
 # Of the fastest routes so many are looked into, or made right, layer by layer.
@@ -234,7 +236,7 @@ def fastest(float_trial: "Trial", right: "Sequence[Trial]") -> "Trial":
     def ratio(trial: "Trial") -> dict[str, Any]:
         return trial.figures["ratio_to_float"]
 
-    faster = [trial for trial in right if ratio(trial)["low95"] > 1.0]
+    faster = [trial for trial in right if ratio(trial)["low95"] > WORTH_IT]
     chosen = faster[0] if faster else float_trial
     for trial in faster[1:]:
         # Of one route with and without layers in float it was found before which is faster.
@@ -248,6 +250,6 @@ def fastest(float_trial: "Trial", right: "Sequence[Trial]") -> "Trial":
         elif trial in faster:
             trial.why = f"{times}; {chosen.name} is faster, or as fast and before it in the target's order"
         else:
-            trial.why = f"not faster than float: {times}"
+            trial.why = f"not clearly faster than float: {times}"
     float_trial.why = f"{chosen.name} is faster" if faster else "no route that holds the accuracy is faster"
     return chosen

@@ -95,7 +95,8 @@ class Quantize:
             offered = [c for c in candidates if c.precision in wanted and c.precision in able.precisions]
             if self.fast:
                 offered = [c.as_it_is() for c in offered[:1]]
-            work.progress(0.0, f"choosing among {len(offered)} routes, {self.seconds:.0f} s for layers that stay float")
+            layers = "" if self.fast else f", then {self.seconds:.0f} s at most for layers that stay float"
+            work.say(f"quantize: trying {len(offered)} route{'s' * (len(offered) != 1)}{layers}")
             choosing = Choosing(bench, offered, work, self.seconds, refine=not self.fast)
             chosen = choosing.choose()
             chosen.made[0].copy_to(work.out)
