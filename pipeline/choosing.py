@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Among routes within this of each other the target's order decides, so that a rebuild chooses the same.
 CLEARLY_FASTER = 1.02
+# Less than that over float is not worth other answers, and the next measurement may not find it again.
+WORTH_IT = 1.01
 # Layers left in float have made a route that much faster; one that is further behind another as it is cannot win.
 CATCHES_UP = 1.3
 # Of the fastest routes so many are looked into, or made right, layer by layer.
@@ -37,6 +39,7 @@ class Choosing:
 
     trials: all that was tried, the float model first, each with its reason once `choose` has returned.
     known: the sensitivities of the routes that were looked into.
+    behind: what is not worth it however right it is: too slow, or where nothing is timed too large.
     """
 
     bench: "Bench"
@@ -46,6 +49,7 @@ class Choosing:
     refine: bool = True
     trials: "list[Trial]" = field(init=False)
     known: "dict[Candidate, list[Sensitivity]]" = field(default_factory=dict)
+    behind: "list[Trial]" = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.trials = [self.float_trial]
@@ -97,15 +101,13 @@ class Choosing:
                 trial.why = "is not smaller than float: {} bytes, float {}".format(
                     trial.figures["size_bytes"], self.float_trial.figures["size_bytes"]
                 )
+                self.behind.append(trial)
                 continue
             trial.why, self.float_trial.why = why, f"{trial.name} is preferred"
             if self.refine and trial.candidate not in self.known:
                 self._sensitivities(self._refinement(self.seconds), trial)
             return trial
-        if all(trial.wrong or trial.compiled is None for trial in self.trials[1:]):
-            return self._none_is_right()
-        self.float_trial.why = "no route to fewer bits is smaller"
-        return self.float_trial
+        return self._none_is_right()
 
     def _in_order(self) -> "Iterator[Trial]":
         """Those that are right, one after the other; then what can be made of those that are wrong."""
@@ -136,6 +138,7 @@ class Choosing:
             if speed(sketch) * CATCHES_UP < best:
                 sketch.why = f"as it is {speed(sketch):.2f} x the speed of float: too far behind"
                 self.bench.discard(sketch)
+                self.behind.append(sketch)
                 continue
             self._progress(len(self.candidates) - 1, sketch.name)
             trial = self.bench.made_with_care(sketch)
@@ -203,7 +206,17 @@ class Choosing:
         return (SECONDS_EACH if self.refine else QUICK_SECONDS_EACH) * (1 + models)
 
     def _none_is_right(self) -> "Trial":
-        self.float_trial.why = "no route to fewer bits holds the accuracy"
+        better = "faster" if self.bench.capabilities.executes_here else "smaller"
+        wrong = any(trial.wrong for trial in self.trials)
+        if not self.candidates:
+            why = "the target offers no route to fewer bits for this device and dtype"
+        elif not wrong and not self.behind:
+            why = "no route to fewer bits can take this model"
+        elif not wrong:
+            why = f"no route to fewer bits is {better}"
+        else:
+            why = "no route to fewer bits holds the accuracy" + (f" and is {better}" if self.behind else "")
+        self.float_trial.why = why
         return self.float_trial
 
 
@@ -223,7 +236,7 @@ def fastest(float_trial: "Trial", right: "Sequence[Trial]") -> "Trial":
     def ratio(trial: "Trial") -> dict[str, Any]:
         return trial.figures["ratio_to_float"]
 
-    faster = [trial for trial in right if ratio(trial)["low95"] > 1.0]
+    faster = [trial for trial in right if ratio(trial)["low95"] > WORTH_IT]
     chosen = faster[0] if faster else float_trial
     for trial in faster[1:]:
         # Of one route with and without layers in float it was found before which is faster.
@@ -237,6 +250,6 @@ def fastest(float_trial: "Trial", right: "Sequence[Trial]") -> "Trial":
         elif trial in faster:
             trial.why = f"{times}; {chosen.name} is faster, or as fast and before it in the target's order"
         else:
-            trial.why = f"not faster than float: {times}"
+            trial.why = f"not clearly faster than float: {times}"
     float_trial.why = f"{chosen.name} is faster" if faster else "no route that holds the accuracy is faster"
     return chosen

@@ -330,3 +330,7 @@ def _fail(message: str, next_step: str, code: int) -> NoReturn:
 def _interrupted() -> NoReturn:
     typer.echo("edgewright: interrupted; what is done is kept, and the same command goes on from there", err=True)
     sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # What the oldest runtimes of the profiles read.
 OPSET = 20
 IR_VERSION = 10
+FIRST_WITH_WEIGHTS_APART = 4
 
 
 def read_graph(path: Path) -> "onnx.ModelProto":
@@ -50,6 +51,12 @@ def conform(model: "onnx.ModelProto", inputs: Mapping[str, tuple[str, tuple[int,
 
     weights = {t.name for t in model.graph.initializer}
     ports = [i for i in model.graph.input if i.name not in weights]
+    if len(ports) < len(model.graph.input):
+        # IR 3 wants weights among the inputs; there they could be fed otherwise, and cannot be folded.
+        del model.graph.input[:]
+        model.graph.input.extend(ports)
+        model.ir_version = max(model.ir_version, FIRST_WITH_WEIGHTS_APART)
+        ports = list(model.graph.input)
     if len(ports) == len(inputs) == 1:
         _rename(model, ports[0].name, next(iter(inputs)))
     elif {p.name for p in ports} != set(inputs):
@@ -96,14 +103,17 @@ def specs(ports: "Iterable[onnx.ValueInfoProto]") -> tuple[TensorSpec, ...]:
     )
 
 
-def session(path: Path, threads: int = 1) -> "onnxruntime.InferenceSession":
-    """An ONNX Runtime session on the CPU that prints nothing. Raises InputError where the runtime refuses the model."""
+def session(path: Path, threads: int = 1, where: str = "") -> "onnxruntime.InferenceSession":
+    """An ONNX Runtime session on the CPU that prints nothing. Raises InputError where the runtime refuses the model.
+
+    where: the file as the user knows it, if that is another.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    with _refusals(str(path)):
+    with _refusals(where or str(path), str(path)):
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -193,8 +203,8 @@ def _strip(model: "onnx.ModelProto") -> None:
 
 
 @contextmanager
-def _refusals(what: str) -> Generator[None]:
-    """Says in one line what ONNX Runtime refuses."""
+def _refusals(what: str, path: str = "") -> Generator[None]:
+    """Says in one line what ONNX Runtime refuses; path: what it calls the file."""
     import importlib
 
     runtime = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
@@ -209,6 +219,6 @@ def _refusals(what: str) -> Generator[None]:
     try:
         yield
     except refusals as error:
-        raise InputError(
-            f"{what}: ONNX Runtime: {str(error).splitlines()[0]}", "export it again, with a free batch axis"
-        ) from error
+        said = str(error).splitlines()[0]
+        said = said.replace(path, "it") if path else said
+        raise InputError(f"{what}: ONNX Runtime: {said}", "export it again, with a free batch axis") from error

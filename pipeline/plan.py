@@ -182,7 +182,9 @@ class _Chain:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         node = self.shared.setdefault(digest, Node(label or name, stage, inputs, values, key, tools, digest))
         self.roles[gives or stage.gives] = node
-        self.order.append(node)
+        # Without a student the teacher is exported as what the others are held against and as what is built.
+        if all(node.digest != before.digest for before in self.order):
+            self.order.append(node)
 
 
 @cache

@@ -6,6 +6,7 @@ can be all of the error. Which ones depends on the runtime's kernels and on the 
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ class Refinement:
     progress: Callable[[str], None] = lambda _text: None
 
     def sensitivities(self, trial: "Trial") -> list[Sensitivity]:
-        """Of each region of a route, in the graph's order; empty where it has none or there is no time."""
+        """Of each region that can be left in float, in the graph's order; empty where there is none, or no time."""
         regions = self._regions(trial)
         if not regions:
             return []
@@ -77,11 +78,11 @@ class Refinement:
         before = self.bench.noise_db(trial)
         made = self._variants(trial, regions)
         timed = self._timed(trial, [variant for _, variant in made])
-        found = [
-            Sensitivity(region, self.bench.noise_db(variant) - before, ratio)
-            for (region, variant), ratio in zip(made, timed, strict=True)
-        ]
-        for _, variant in made:
+        found: list[Sensitivity] = []
+        for (region, variant), ratio in zip(made, timed, strict=True):
+            # What cannot answer, or not be imitated, is no choice: the route itself goes on.
+            with suppress(EdgewrightError, DeviceError):
+                found.append(Sensitivity(region, self.bench.noise_db(variant) - before, ratio))
             self.bench.discard(variant)
         return found
 
@@ -254,11 +255,11 @@ def grouped(regions: Sequence[Region], most: int) -> Sequence[Region]:
     ]
 
 
-def _names_in(in_float: frozenset[str], region: Region) -> list[str]:
-    """The names of what is all in float: the region, or those of its parts that are."""
+def _all_in(in_float: frozenset[str], region: Region) -> list[Region]:
+    """What is all in float: the region, or those of its parts that are."""
     if in_float.issuperset(region.nodes):
-        return [region.name]
-    return [part.name for part in region.parts if in_float.issuperset(part.nodes)]
+        return [region]
+    return [part for part in region.parts if in_float.issuperset(part.nodes)]
 
 
 def _worth(sensitivity: Sensitivity) -> float:
@@ -270,6 +271,8 @@ def _worth(sensitivity: Sensitivity) -> float:
 def _named(variant: "Trial", of: "Trial", known: Sequence[Sensitivity]) -> "Trial":
     if variant is of:
         return of
-    names = [name for s in known for name in _names_in(variant.in_float, s.region)]
-    note = f"in float: {', '.join(names)}" if names else f"{len(variant.in_float)} nodes in float"
+    whole = [region for s in known for region in _all_in(variant.in_float, s.region)]
+    others = len(variant.in_float.difference(*(region.nodes for region in whole)))
+    words = [region.name for region in whole] + ([f"{others} {'more ' if whole else ''}nodes"] if others else [])
+    note = f"in float: {', '.join(words)}"
     return replace(variant, name=f"{of.name.removesuffix(MIXED)}{MIXED}", note=note)

@@ -155,7 +155,7 @@ def _work(node: Node, store: Store, recipe_folder: Path, progress: BuildProgress
         Running(node.label, recipe_folder),
     ):
         machine.reset_peak_memory()
-        node.stage(Work(folder, scratch, recipe_folder, measuring, progress.update), **arguments)
+        node.stage(Work(folder, scratch, recipe_folder, measuring, progress.update, progress.say), **arguments)
         seconds, peak = time.monotonic() - start, machine.peak_memory_bytes()
         return store.publish(folder, node.label, node.digest, round(seconds, 3), peak, dict(node.tools))
 

@@ -15,6 +15,7 @@ class Work:
     recipe_folder: paths in the recipe are relative to it.
     measuring: a context manager: within it this process has the machine to itself among all builds.
     progress: called with a fraction from 0 to 1 and a short text.
+    say: called with a line that is to stay on the screen.
     """
 
     out: Path
@@ -22,6 +23,7 @@ class Work:
     recipe_folder: Path
     measuring: Callable[[], Any]
     progress: Callable[[float, str], None]
+    say: Callable[[str], None] = lambda _text: None
 
 
 class Stage(Protocol):

@@ -5,6 +5,8 @@ import sys
 
 OFF = {
     "NNCF_CI": "1",
+    # Since 1.31 it gathers events of every session, and sends them, on Linux too.
+    "ORT_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",

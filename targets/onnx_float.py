@@ -9,8 +9,8 @@ import numpy as np
 
 from calibration.observers import Range
 from calibration.observers.histogram import Histogram
-from targets.onnx_graph import read_graph
-from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, ends, observe
+from targets.onnx_graph import DEFAULT_DOMAINS, read_graph
+from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, ends, observe, open_session
 from targets.onnx_regions import regions_of
 from targets.target import ModelPackage, Region
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Of the calibration set: on so many samples ways to quantize are compared.
 COMPARED = 64
+# The first opset in which a QuantizeLinear has a scale for each channel.
+PER_CHANNEL = 13
 
 
 class FloatGraph:
@@ -78,12 +80,13 @@ class FloatGraph:
 
 
 def prepared(graph: "onnx.ModelProto") -> "onnx.ModelProto":
-    """A graph with constants and normalizations folded, shapes inferred, and every node named."""
+    """A graph with constants and normalizations folded, types known, and every node named."""
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     # Shapes that an exporter left contradict those of the nodes that the quantizers put in their place.
     del graph.graph.value_info[:]
+    graph = _raised(graph)
     with tempfile.TemporaryDirectory() as folder:
         unfolded, folded = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
         onnx.save(graph, unfolded)
@@ -95,4 +98,39 @@ def prepared(graph: "onnx.ModelProto") -> "onnx.ModelProto":
         if not node.name:
             name = f"{node.op_type}_{position}"
             node.name = name if name not in taken else f"{name}_unnamed"
+    found.graph.value_info.extend(_typed_by_the_runtime(found))
     return found
+
+
+def _raised(graph: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The graph in the first opset with a scale for each channel; as it is where it is newer, or has no such form."""
+    import onnx
+    from onnx import version_converter
+
+    version = next((o.version for o in graph.opset_import if o.domain in DEFAULT_DOMAINS), PER_CHANNEL)
+    if version >= PER_CHANNEL:
+        return graph
+    try:
+        return version_converter.convert_version(graph, PER_CHANNEL)
+    except (RuntimeError, version_converter.ConvertError, onnx.checker.ValidationError):
+        return graph
+
+
+def _typed_by_the_runtime(graph: "onnx.ModelProto") -> "list[onnx.ValueInfoProto]":
+    """What ONNX's inference cannot tell since it comes after an operator that is not ONNX's: the quantizers would take
+    no value of unknown type for one of float.
+    """
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(graph).graph
+    known = {value.name for value in (*inferred.value_info, *inferred.output) if value.type.tensor_type.elem_type}
+    unknown = [name for node in graph.graph.node for name in node.output if name and name not in known]
+    if not unknown:
+        return []
+    kinds = {f"tensor({name.lower()})": kind for name, kind in onnx.TensorProto.DataType.items()}
+    given = {port.name: port for port in open_session(graph, unknown).get_outputs()}
+    return [
+        onnx.helper.make_tensor_value_info(name, kinds[given[name].type], given[name].shape)
+        for name in unknown
+        if given[name].type in kinds
+    ]

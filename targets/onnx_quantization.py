@@ -22,7 +22,7 @@ from targets.onnx_equalization import equalized
 from targets.onnx_float import FloatGraph
 from targets.onnx_graph import fit, read_graph, refusing, write_package
 from targets.onnx_pairs import unsaturated_weights
-from targets.onnx_quantized import kept_float
+from targets.onnx_quantized import has_integer_products, kept_float
 from targets.onnx_ranges import answers
 from targets.onnx_regions import kinds_of
 from targets.onnx_smoothing import smoothed
@@ -279,19 +279,14 @@ def half_precision(name: str, package: ModelPackage, reads: Capabilities) -> Can
 def finished(
     package: ModelPackage, graph: "onnx.ModelProto", folder: Path, precision: str, reads: Capabilities
 ) -> ModelPackage:
-    """The package of a graph that a quantizer wrote. Raises ValueError where it quantized nothing."""
-    if not quantized_nodes(graph):
-        raise ValueError("no operator of it can be quantized")
+    """The package of a graph that a quantizer wrote. Raises ValueError where it quantized nothing to speak of."""
+    if not has_integer_products(graph):
+        raise ValueError("no convolution or matrix product of it can be quantized: int8 would only cost time")
     written = write_package(package, fit(graph, reads.opset, reads.ir_version), folder, precision)
     left = kept_float(graph)
     noted = replace(written, notes=(f"computed in float: {left}",) if left else ())
     noted.save()
     return noted
-
-
-def quantized_nodes(graph: "onnx.ModelProto") -> int:
-    """How many nodes turn float into integers."""
-    return sum(node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") for node in graph.graph.node)
 
 
 @contextmanager

@@ -34,6 +34,17 @@ MOVES = frozenset(
         *("Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where", "Pad", "Dropout", "Equal"),
     )
 )
+# Between Q/DQ pairs these become integer operators; any other turns its inputs to float and back.
+INTEGER = frozenset(
+    (
+        *("Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Softmax"),
+        *("MaxPool", "AveragePool", "GlobalAveragePool", "Resize"),
+    )
+)
+
+# What int8 makes smaller or faster by itself: the rest is quantized for the sake of these.
+HEAVY = frozenset(("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather"))
+INTEGER_PRODUCT = re.compile(r"QLinear(Conv|MatMul)|QGemm|DynamicQuantizeMatMul|\w+Integer\w*|MatMulNBits")
 
 
 def refuse_quantized(model: "onnx.ModelProto", where: str) -> None:
@@ -57,10 +68,20 @@ def is_of_pairs(model: "onnx.ModelProto") -> bool:
     return bool(found) and found <= {"QuantizeLinear", "DequantizeLinear"}
 
 
+def has_integer_products(model: "onnx.ModelProto") -> bool:
+    """Whether any convolution, matrix product or table of it is stored or computed in integers."""
+    made_by = {name: node.op_type for node in model.graph.node for name in node.output}
+    return any(
+        INTEGER_PRODUCT.fullmatch(node.op_type)
+        or (node.op_type in HEAVY and any(made_by.get(name) == "DequantizeLinear" for name in node.input))
+        for node in model.graph.node
+    )
+
+
 def kept_float(model: "onnx.ModelProto") -> str:
     """Which operators of a quantized graph still compute in float: "2 LayerNormalization, 1 Erf"; empty for none.
 
-    An operator between Q/DQ pairs computes in integers, if the runtime has a kernel for it. Operators that no value of
+    One that is INTEGER computes in integers where all that it reads comes from Q/DQ pairs. Operators that no value of
     float32 goes into, or that only move values, do not count.
     """
     import onnx
@@ -79,7 +100,7 @@ def kept_float(model: "onnx.ModelProto") -> str:
         computed = [name for name in node.input if name in floats - stored]
         if not computed or node.op_type in MOVES or QUANTIZED.fullmatch(node.op_type):
             continue
-        if any(made_by.get(name) != "DequantizeLinear" for name in computed):
+        if node.op_type not in INTEGER or any(made_by.get(name) != "DequantizeLinear" for name in computed):
             found[node.op_type] += 1
     return ", ".join(f"{count} {operator}" for operator, count in found.most_common())
 

@@ -79,13 +79,15 @@ def without_vnni(
 
 
 def saturating_layers(graph: "onnx.ModelProto", feeds: Iterable[Mapping[str, np.ndarray]]) -> list[SaturatingLayer]:
-    """What clipping does to each layer that is summed in pairs, in the graph's order.
+    """What clipping does to each layer that is summed in pairs, in the graph's order; empty where there is none.
 
     feeds: the samples, as the model takes them.
     """
     import onnxruntime
 
     found = products(optimized(graph))
+    if not found:
+        return []
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import settings
 
 # Read by libraries when they are imported, so set before any test is collected.
-os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NNCF_CI="1", NO_COLOR="1", COLUMNS="200")
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1", COLUMNS="200")
+os.environ.update(NNCF_CI="1", ORT_DISABLE_TELEMETRY="1")
 
 # Where scripts/get-qemu unpacks what the system does not have, or has too old.
 QEMU = Path(__file__).resolve().parents[1] / ".tools/qemu"

@@ -86,12 +86,15 @@ def assemble(
 
     measured: dict[str, Any] = {"verdict": "fail"}
     choice: dict[str, Any] = {"choice": None, "candidates": []}
+    notes: list[str] = []
     for run in runs:
         artifact = store.path(run.node.digest)
         if (artifact / "validation.json").exists():
             measured = json.loads((artifact / "validation.json").read_text())
         if (artifact / "choice.json").exists():
             choice = json.loads((artifact / "choice.json").read_text())
+        if (artifact / "audit.json").exists():
+            notes += json.loads((artifact / "audit.json").read_text("utf-8"))["notes"]
     known = {key: value for key, value in measured.items() if key not in PRIVATE}
     stages = tuple(
         StageRecord(r.node.label, r.node.digest, r.cached, r.reason, r.record.seconds, r.record.peak_memory_bytes)
@@ -113,6 +116,7 @@ def assemble(
             "choice": choice["choice"],
             "sensitivities": choice.get("sensitivities", []),
             "clipping": choice.get("clipping"),
+            "notes": notes,
             "tools": dict(sorted(tools.items())),
         }
     )

@@ -60,7 +60,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Ratio:
-    """With one-sided 95% bounds."""
+    """With a two-sided 95% interval."""
 
     value: float
     low95: float
@@ -184,7 +184,10 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Report:
-    """One device's build. `status` and `choice` are None where the build was refused before they were settled."""
+    """One device's build. `status` and `choice` are None where the build was refused before they were settled.
+
+    notes: what the user should know of the calibration samples, a sentence each.
+    """
 
     recipe: str
     device: str
@@ -210,6 +213,7 @@ class Report:
     refusal: Refusal | None = None
     sensitivities: tuple[Sensitivity, ...] = ()
     clipping: Clipping | None = None
+    notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -244,7 +248,7 @@ class Report:
 _ORDER = (
     *("schema", "recipe", "device", "target", "status", "verdict", "choice", "executed_on", "baseline", "artifact"),
     *("ratios", "accuracy", "measures", "slices", "churn", "gates", "energy", "cost", "stages", "rejected", "tools"),
-    *("chosen", "refusal", "sensitivities", "clipping"),
+    *("chosen", "refusal", "sensitivities", "clipping", "notes"),
 )
 
 

@@ -91,9 +91,19 @@ def print_sensitivities(reports: Iterable[Mapping[str, Any]]) -> None:
                 table.add_row(Text(found.region), text.gain_db(found.noise_db), speed(found), kind)
             console.print(table)
         else:
-            missing = "no layer was looked into; raise quantize.seconds, if its routes have layers"
-            console.print(f"{report.device}: {missing}", markup=False)
+            console.print(f"{report.device}: {_missing(report)}", markup=False)
         clipping.print_clipping(report, console)
+
+
+def _missing(report: Report) -> str:
+    """Why a report has no sensitivities."""
+    if report.refusal is not None:
+        return f"refused at {report.refusal.stage}: there is nothing to explain"
+    if report.chosen is None:
+        return "there is no quantize stage to explain"
+    if report.artifact is not None and report.artifact.precision == "fp32":
+        return "float ships, so that no layer of it is int8"
+    return "no layer was looked into; raise quantize.seconds, if its routes have layers"
 
 
 def speed(found: Sensitivity) -> str:

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 WIDTH = 100
+# What the quantize stage calls the model as it came.
+FLOAT = "float"
 STYLES = {"pass": "green", "fail": "red", "refused": "red", "inconclusive": "yellow"}
 
 
 def print_table(
     reports: Sequence[Mapping[str, Any]], html_paths: Sequence[Path], file: "IO[str] | None" = None
 ) -> None:
-    """Prints one row a device, then why any was refused, then where the reports are.
+    """Prints one row a device, then why any was refused or stayed float, what to know of the samples, and where the
+    reports are.
 
     reports: as in report.json; html_paths: of the report.html of each. Never wider than 100 columns; into a pipe it is
     100 wide, without colours.
@@ -42,6 +45,11 @@ def print_table(
     for report in reports:
         if report.get("refusal"):
             console.print(_refusal(report))
+        elif (report.get("chosen") or {}).get("candidate") == FLOAT:
+            why = report["chosen"]["why"]
+            console.print(f"{report['device']} stays float: {why}", soft_wrap=True, markup=False)
+    for note in dict.fromkeys(note for report in reports for note in report.get("notes", ())):
+        console.print(f"note on calibration: {note}", soft_wrap=True, markup=False)
     for report, path in zip(reports, html_paths, strict=True):
         console.print(f"{report['device']}: {path}", soft_wrap=True, markup=False)
 

@@ -152,7 +152,9 @@ def _headline(r: Report) -> str:
 
 def _sentences(r: Report) -> Iterator[str]:
     if r.artifact and not r.refusal:
-        yield f"Ships {r.artifact.precision}, {text.size(r.artifact.size_bytes)}: {STATUS[r.status]}."
+        imitated = r.executed_on is not None and r.executed_on.emulated
+        how = "answered for here by an imitation of the device's arithmetic" if imitated else STATUS[r.status]
+        yield f"Ships {r.artifact.precision}, {text.size(r.artifact.size_bytes)}: {how}."
         yield f"It was {CHOICE[r.choice]}." if r.choice else "There was no choice to make."
 
 
@@ -173,11 +175,16 @@ def _tiles(r: Report) -> Iterator[Tile]:
         yield Tile("Accuracy", "–", "not executed here")
     if r.artifact:
         smaller = r.ratios.size if r.ratios else None
-        yield Tile("Size", text.size(r.artifact.size_bytes), f"{text.ratio(smaller)} smaller" if smaller else "")
+        yield Tile("Size", text.size(r.artifact.size_bytes), _less(smaller, "smaller", "larger") if smaller else "")
         memory = r.artifact.peak_memory_bytes
         less = r.ratios.peak_memory if r.ratios else None
-        detail = f"{text.ratio(less)} less" if less else "" if memory else "not measured here"
+        detail = _less(less, "less", "more") if less else "" if memory else "not measured here"
         yield Tile("Peak memory", text.size(memory) if memory else "–", detail)
+
+
+def _less(ratio: float, less: str, more: str) -> str:
+    """A ratio above 1 as how much less, one below as how much more."""
+    return f"{text.ratio(ratio)} {less}" if ratio >= 1 else f"{text.ratio(1 / ratio)} {more}"
 
 
 def gate_row(g: Gate) -> dict[str, str]:

@@ -158,6 +158,7 @@ def _save(work: "Work", module: "nn.Module", record: "ModelRecord") -> None:
 
 
 def _take_onnx(work: "Work", path: Path, batch: "dict[str, Any]", classes: int) -> None:
+    import numpy as np
     import onnx
 
     from pipeline.model import ModelRecord
@@ -169,12 +170,16 @@ def _take_onnx(work: "Work", path: Path, batch: "dict[str, Any]", classes: int) 
     inputs = _shapes(batch)
     conform(graph, inputs, str(path))
     onnx.save(graph, work.out / "model.onnx")
-    output = run_graph(session(work.out / "model.onnx"), {name: t.numpy() for name, t in batch.items()})
+    output = run_graph(
+        session(work.out / "model.onnx", where=str(path)), {name: t.numpy() for name, t in batch.items()}
+    )
     if output.ndim != 2 or output.shape[1] != classes:
         raise InputError(
             f"{path} answers with {list(output.shape)}; the data has {classes} classes",
             "give a model that fits the data",
         )
+    if not np.isfinite(output).all():
+        raise InputError(f"{path} answers with NaN or infinity", "check its weights and the task's mean and std")
     record = ModelRecord(
         {"onnx": path.name}, inputs, output.shape[1], count_parameters(graph), count_macs(graph), trained=True
     )

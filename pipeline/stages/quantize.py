@@ -47,16 +47,16 @@ class Quantize:
     takes: ClassVar = ("task", "data", "calibration", "package", "route")
     gives: ClassVar = "package"
     distributions: ClassVar = ("numpy",)
-    revision: ClassVar = 4
+    revision: ClassVar = 5
 
     def __post_init__(self) -> None:
-        if self.max_drop < 0:
+        if not 0 <= self.max_drop < float("inf"):
             raise InputError(
-                f"quantize.max_drop is {self.max_drop:g}: it cannot be negative", "give points, such as 0.5"
+                f"quantize.max_drop is {self.max_drop:g}: it must be a number from 0 on", "give points, such as 0.5"
             )
-        if self.seconds <= 0:
+        if not 0 < self.seconds < float("inf"):
             raise InputError(
-                f"quantize.seconds is {self.seconds:g}: it must be above 0",
+                f"quantize.seconds is {self.seconds:g}: it must be a number above 0",
                 "give seconds for finding layers that stay float, such as 90",
             )
 
@@ -95,7 +95,8 @@ class Quantize:
             offered = [c for c in candidates if c.precision in wanted and c.precision in able.precisions]
             if self.fast:
                 offered = [c.as_it_is() for c in offered[:1]]
-            work.progress(0.0, f"choosing among {len(offered)} routes, {self.seconds:.0f} s for layers that stay float")
+            layers = "" if self.fast else f", then {self.seconds:.0f} s at most for layers that stay float"
+            work.say(f"quantize: trying {len(offered)} route{'s' * (len(offered) != 1)}{layers}")
             choosing = Choosing(bench, offered, work, self.seconds, refine=not self.fast)
             chosen = choosing.choose()
             chosen.made[0].copy_to(work.out)

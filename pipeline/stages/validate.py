@@ -51,8 +51,8 @@ class Validate:
 
     def __post_init__(self) -> None:
         for name in ("seconds", "max_seconds"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name}: {getattr(self, name):g} is not above 0", "give seconds of timing")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name}: {getattr(self, name):g} is no number above 0", "give seconds of timing")
 
     def __call__(
         self,

@@ -201,6 +201,17 @@ def test_a_budget_that_cannot_be_met_writes_the_report_and_no_bundle(project: Pa
     assert before <= {row["digest"] for row in Store(project / "store").ls()}
 
 
+def test_what_the_audit_found_worth_knowing_is_told_and_reported(project: Path) -> None:
+    edit(project / "project" / "tiny.yaml", "samples: 48", "samples: 100")
+    result = run(project, "build", "tiny.yaml", "--fast", "--out", "../dist")
+    assert result.returncode == 0, result.stderr
+    note = "there are 60 samples, 100 were asked for: what none of them reaches may be clipped"
+    assert result.stdout.count(note) == 1
+    device = project / "dist" / "tiny" / "host"
+    assert json.loads((device / "report.json").read_text())["notes"] == [note]
+    assert note in (device / "report.html").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_build_that_was_stopped_goes_on_from_the_last_stage(project: Path, how: signal.Signals) -> None:

@@ -184,13 +184,20 @@ def test_a_system_it_does_not_work_on(run, what, words):
     assert "docker run" in done.stderr
 
 
+def test_it_runs_as_a_module_too(run):
+    assert (
+        run("no-such-verb", code="import runpy; runpy.run_module('pipeline.cli', run_name='__main__')").returncode == 2
+    )
+
+
 def test_telemetry_is_off_before_any_library_is_there(run):
     code = (
         "import os; from pipeline.telemetry import switch_off; switch_off(offline=True)\n"
         "try:\n    import openvino_telemetry\n    print('there')\nexcept ImportError:\n    print('off')\n"
-        "print(os.environ['NNCF_CI'], os.environ['HF_HUB_DISABLE_TELEMETRY'], os.environ['HF_HUB_OFFLINE'])"
+        "names = 'NNCF_CI', 'ORT_DISABLE_TELEMETRY', 'HF_HUB_DISABLE_TELEMETRY', 'HF_HUB_OFFLINE'\n"
+        "print(*(os.environ[name] for name in names))"
     )
-    assert run(code=code).stdout.split() == ["off", "1", "1", "1"]
+    assert run(code=code, NNCF_CI="", ORT_DISABLE_TELEMETRY="").stdout.split() == ["off", "1", "1", "1", "1"]
 
 
 def test_ctrl_c_says_that_the_next_run_goes_on(tmp_path, repository):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from calibration.errors import UnsupportedError
 from pipeline.refinement import LEAST_WITH_ENDS, Refinement, grouped
 from pipeline.trials import Trial
 from targets.target import Candidate, Region
@@ -96,6 +97,29 @@ def test_a_kind_of_operator_goes_back_as_a_whole():
     route, refinement = bench.route((every,)), refine(bench)
     made = refinement.faster(route, refinement.sensitivities(route))
     assert bench.milliseconds(made) <= 5.0
+
+
+def test_the_note_counts_what_no_region_names():
+    bench = KnownBench(dict.fromkeys(LAYERS, 1.0), dict.fromkeys(LAYERS, 2.0) | {"layer0": 0.2})
+    route, refinement = bench.route(), refine(bench)
+    known = refinement.sensitivities(route)
+    both = frozenset((*region("layer0").nodes, "layer1.rest", "layer2.rest"))
+    assert refinement.moved(route, both).note == "in float: 4 nodes"
+    mixed = refinement.faster(replace(route, in_float=frozenset(("layer1.rest", "layer2.rest"))), known)
+    assert mixed.note == "in float: layer0, 2 more nodes"
+
+
+def test_a_region_whose_float_form_cannot_answer_is_left_out():
+    class Mute(KnownBench):
+        def noise_db(self, trial: Trial) -> float:
+            if self._is_float(trial, "layer1"):
+                raise UnsupportedError("it is not known how layer1 sums")
+            return super().noise_db(trial)
+
+    bench = Mute(dict.fromkeys(LAYERS, 1.0), dict.fromkeys(LAYERS, 2.0))
+    found = refine(bench).sensitivities(bench.route())
+    assert [s.region.name for s in found] == [name for name in LAYERS if name != "layer1"]
+    assert bench.kept == []
 
 
 def test_what_makes_it_faster_and_wrong_is_not_taken():

@@ -64,6 +64,42 @@ def test_weights_and_activations_of_zero_quantize(tmp_path, change, scheme):
     assert signal_to_noise_db(expected, found) > 20
 
 
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+def test_an_operator_that_is_not_of_onnx_stays_in_float_and_what_follows_it_does_not(tmp_path, scheme):
+    package = convolutional(tmp_path / "model")
+    model = onnx.load(package.graph)
+    for node in model.graph.node:
+        if node.op_type == "Relu":
+            node.op_type, node.domain = "Gelu", "com.microsoft"
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, package.graph)
+    calibration = calibration_of(package)
+    (tmp_path / "out").mkdir()
+    made = static("route", scheme, FloatGraph(package, calibration), READS).make(tmp_path / "out")
+    expected, found = (answers(onnx.load(file), calibration.feeds(8)) for file in (package.graph, made.graph))
+    assert signal_to_noise_db(expected, found) > 20
+    assert "computed in float: 3 Gelu" in made.notes
+
+
+@pytest.mark.parametrize("opset", [7, 9, 12])
+def test_a_model_of_an_old_opset_quantizes_channel_by_channel(tmp_path, opset):
+    package = convolutional(tmp_path / "model")
+    model = onnx.load(package.graph)
+    (mean,) = (node for node in model.graph.node if node.op_type == "ReduceMean")
+    flat = onnx.helper.make_node("Flatten", ["pooled"], [mean.output[0]], "flat")
+    mean.CopyFrom(onnx.helper.make_node("GlobalAveragePool", [mean.input[0]], ["pooled"], "pool"))
+    model.graph.node.insert(list(model.graph.node).index(mean) + 1, flat)
+    model.opset_import[0].version = opset
+    onnx.save(model, package.graph)
+    calibration = calibration_of(package)
+    routes = OnnxruntimeCpu().candidates(package, load_profile("x86-64-avx2"), calibration)
+    expected = answers(onnx.load(package.graph), calibration.feeds(8))
+    for route in routes:
+        (out := tmp_path / route.name).mkdir()
+        found = answers(onnx.load(route.make(out).graph), calibration.feeds(8))
+        assert signal_to_noise_db(expected, found) > 20, route.name
+
+
 def test_a_range_that_float32_cannot_span_is_refused_by_the_tensor(tmp_path):
     package = convolutional(tmp_path / "model")
     with_weights(package, lambda weights: weights.__setitem__("w0", weights["w0"] * np.float32(1e-30)))

@@ -1,6 +1,8 @@
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from calibration.errors import InputError
 from targets.onnx_float import FloatGraph
@@ -53,6 +55,41 @@ def test_what_the_quantizers_here_write_is_refused(tmp_path):
         (tmp_path / route.name).mkdir()
         with pytest.raises(InputError, match="is quantized already"):
             refuse_quantized(onnx.load(route.make(tmp_path / route.name).graph), "net.onnx")
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        *("Add", "Mul", "LeakyRelu", "Sigmoid", "Softmax", "AveragePool", "GlobalAveragePool"),
+        *("Erf", "Softplus", "Tanh", "Elu", "HardSigmoid", "Sub", "ReduceMean"),
+    ],
+)
+def test_between_pairs_that_is_in_float_which_the_runtime_leaves_so(tmp_path, operator):
+    add = helper.make_node
+    names = ["a", "a"] if operator in ("Add", "Mul", "Sub") else ["a"]
+    nodes = [
+        add("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        add("DequantizeLinear", ["q", "scale", "zero"], ["a"]),
+        add(operator, names, ["b"], "it", **({"kernel_shape": [2, 2]} if operator == "AveragePool" else {})),
+        add("QuantizeLinear", ["b", "scale", "zero"], ["p"]),
+        add("DequantizeLinear", ["p", "scale", "zero"], ["y"]),
+    ]
+    constants = [numpy_helper.from_array(np.float32(0.1), "scale"), numpy_helper.from_array(np.uint8(100), "zero")]
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 2, 4, 4]), ("y", None))
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", ports[:1], ports[1:], constants),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "run.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    runs = {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node}
+    assert kept_float(model) == (f"1 {operator}" if operator in runs else "")
 
 
 def test_operators_that_stay_in_float_are_counted(tmp_path):

@@ -228,6 +228,13 @@ def test_the_report_counts_what_is_clipped():
     assert layer.sqnr_db == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_graph_without_products_has_no_layer_to_report():
+    ends = [helper.make_tensor_value_info(name, TensorProto.UINT8, [None, 11]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"], "only")], "one", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    assert saturating_layers(model, [{"x": np.zeros((2, 11), np.uint8)}]) == []
+
+
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_what_is_repaired_is_the_same_on_both(models, name):
     graphs, x = models

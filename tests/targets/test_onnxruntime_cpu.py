@@ -99,18 +99,20 @@ def test_a_package_of_another_runtime_is_refused(tmp_path):
 def test_a_model_with_nothing_to_quantize_is_refused(tmp_path):
     package = convolutional(tmp_path / "c")
     calibration = calibration_of(package)
-    package = replace(package, architecture="transformer")
     graph = onnx.load(package.graph)
     del graph.graph.node[:], graph.graph.initializer[:]
-    means = onnx.helper.make_node("ReduceMean", ["pixel_values", "axes"], ["means"], "mean", keepdims=0)
+    square = onnx.helper.make_node("Mul", ["pixel_values", "pixel_values"], ["square"], "square")
+    means = onnx.helper.make_node("ReduceMean", ["square", "axes"], ["means"], "mean", keepdims=0)
     join = onnx.helper.make_node("Concat", ["means"] * 4, ["logits"], "join", axis=1)
-    graph.graph.node.extend([means, join])
+    graph.graph.node.extend([square, means, join])
     graph.graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), "axes"))
     onnx.save(graph, package.graph)
-    candidates = OnnxruntimeCpu().candidates(package, NUC, calibration)
-    for name in ("dynamic", "static-u8s8-products"):
-        with pytest.raises(UnsupportedError, match=f"{name} cannot take this model: .*no operator of it"):
-            next(c for c in candidates if c.name == name).make(tmp_path)
+    for architecture in ("convolutional", "transformer"):
+        kind = replace(package, architecture=architecture)
+        for candidate in OnnxruntimeCpu().candidates(kind, NUC, calibration):
+            refused = f"{candidate.name} cannot take this model: .*no convolution or matrix product of it"
+            with pytest.raises(UnsupportedError, match=refused):
+                candidate.make(tmp_path)
 
 
 def test_it_times_only_where_the_device_would_run_alike():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,8 +62,14 @@ def runner_class(name: str) -> type[Runner]:
 
 
 def import_runtime(name: str) -> None:
-    """Imports the runner's runtime, nothing more. Raises UnsuitedError where it is not installed or does not start."""
+    """Imports the runner's runtime, nothing more. Raises UnsuitedError where it is not installed or does not start.
+
+    What a runtime would tell its maker is switched off first: whoever runs a bundle has not asked for it.
+    """
     runner = runner_class(name)
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # OpenVINO reads no variable: it sends where this package can be imported, and does without it where not.
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
     import_library(runner.module, runner.distribution)
 
 

@@ -76,6 +76,24 @@ def test_a_pass_shows_everything():
         assert f"{name} {version}" in shown
 
 
+def test_what_only_imitated_the_artifact_did_not_execute_it():
+    report = REPORTS["fashion-host"]
+    assert "98.4 kB: executed here" in read(render(report))
+    shown = read(render(report | {"executed_on": report["executed_on"] | {"emulated": True}}))
+    assert "98.4 kB: answered for here by an imitation of the device's arithmetic" in shown
+
+
+def test_what_takes_more_is_not_said_to_take_less():
+    report = REPORTS["fashion-host"]
+    shown = read(render(report | {"ratios": report["ratios"] | {"size": 0.5, "peak_memory": 0.8}}))
+    assert "2.00× larger" in shown
+    assert "1.25× more" in shown
+
+
+def test_notes_on_calibration_are_shown():
+    assert "Calibration: no sample is <b>." in read(render(REPORTS["fashion-host"] | {"notes": ["no sample is <b>"]}))
+
+
 def test_what_was_deferred_is_said():
     shown = read(render(REPORTS["fashion-rtx-4060"]))
     assert "Pass so far, 4 gates left to the device" in shown

@@ -17,7 +17,7 @@ FILES = sorted((ROOT / "tests/fixtures/reports").glob("*.json"))
 KEYS = [
     *("schema", "recipe", "device", "target", "status", "verdict", "choice", "executed_on", "baseline", "artifact"),
     *("ratios", "accuracy", "measures", "slices", "churn", "gates", "energy", "cost", "stages", "rejected", "tools"),
-    *("chosen", "refusal", "sensitivities", "clipping"),
+    *("chosen", "refusal", "sensitivities", "clipping", "notes"),
 ]
 
 
@@ -123,12 +123,16 @@ def test_sensitivities_are_printed_for_each_layer(capsys):
     record = load("fashion-host")
     known = {"region": "conv1", "nodes": ["conv1"], "noise_db": 1.25, "in_float": True}
     record["sensitivities"] = [known | {"ratio": {"value": 1.1, "low95": 1.05, "high95": 1.2}}, known | {"ratio": None}]
-    print_sensitivities([record, load("fashion-refused")])
+    plain: dict[str, Any] = load("fashion-host") | {"sensitivities": []}
+    in_float = plain | {"artifact": plain["artifact"] | {"precision": "fp32"}}
+    print_sensitivities([record, load("fashion-refused"), plain, in_float, plain | {"chosen": None}])
     said = capsys.readouterr().out
     assert "conv1" in said
     assert "+1.2 dB" in said
     assert "1.100x (1.050–1.200)" in said
-    assert "no layer was looked into" in said
+    assert said.count("no layer was looked into; raise quantize.seconds") == 1
+    for why in ("refused at package", "float ships, so that no layer of it is int8", "there is no quantize stage"):
+        assert said.count(why) == 1
 
 
 def test_what_would_be_clipped_is_printed_where_something_is(capsys):

@@ -57,6 +57,14 @@ def test_a_refusal_is_told_in_full():
     assert "refused" in shown
 
 
+def test_a_model_that_stays_float_says_why_and_one_that_does_not_says_nothing():
+    int8 = REPORTS["fashion-host"]
+    chosen = int8["chosen"] | {"candidate": "float", "why": "no route to fewer bits [of 3] is faster"}
+    shown = printed(int8 | {"chosen": chosen}, REPORTS["spam-host"], int8 | {"chosen": None})
+    assert "host stays float: no route to fewer bits [of 3] is faster" in shown
+    assert shown.count("stays float") == 1
+
+
 def test_a_report_with_nothing_known():
     unknown = ("status", "choice", "executed_on", "baseline", "artifact", "ratios", "accuracy", "churn")
     bare = dict.fromkeys(unknown) | {"recipe": "r", "device": "[red]d", "target": "t", "verdict": "fail", "gates": []}

@@ -137,6 +137,10 @@ def test_onnx_with_weights_that_are_not_numbers_is_refused(make_work, task, data
     onnx.save(graph, recipe_folder / "bad.onnx")
     with pytest.raises(InputError, match=r"bad\.onnx: NaN or infinity in head\.weight"):
         load(make_work, task, data, ModelSource(onnx="bad.onnx"))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.full_like(bad, 3e38), tensor.name))
+    onnx.save(graph, recipe_folder / "bad.onnx")
+    with pytest.raises(InputError, match=r"bad\.onnx answers with NaN or infinity"):
+        load(make_work, task, data, ModelSource(onnx="bad.onnx"), name="again")
 
 
 def test_onnx_with_free_height_and_width_takes_the_datas(make_work, task, data, recipe_folder, teacher):
@@ -149,6 +153,31 @@ def test_onnx_with_free_height_and_width_takes_the_datas(make_work, task, data, 
     out = load(make_work, task, data, ModelSource(onnx="free.onnx"))
     shape = onnx.load(out / "model.onnx").graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_value or d.dim_param for d in shape] == ["batch", 1, 12, 12]
+
+
+def test_onnx_with_weights_among_its_inputs_is_taken_without(make_work, task, data, recipe_folder, teacher):
+    work = make_work("export")
+    Export()(work, task=task, data=data, model=teacher)
+    graph = onnx.load(work.out / "model.onnx")
+    for tensor in graph.graph.initializer:
+        graph.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    graph.ir_version = 3
+    onnx.save(graph, recipe_folder / "old.onnx")
+    out = load(make_work, task, data, ModelSource(onnx="old.onnx"))
+    assert [i.name for i in onnx.load(out / "model.onnx").graph.input] == ["pixel_values"]
+    assert ModelRecord.load(out).macs == ModelRecord.load(teacher).macs
+
+
+def test_onnx_that_the_runtime_refuses_is_called_as_the_user_does(make_work, task, data, recipe_folder, teacher):
+    work = make_work("export")
+    Export()(work, task=task, data=data, model=teacher)
+    graph = onnx.load(work.out / "model.onnx")
+    for node in graph.graph.node:
+        node.name = "same"
+    onnx.save(graph, recipe_folder / "same.onnx")
+    with pytest.raises(InputError, match=r"same\.onnx: ONNX Runtime: .* Load model from it failed:.*same") as caught:
+        load(make_work, task, data, ModelSource(onnx="same.onnx"))
+    assert "model.onnx" not in caught.value.message
 
 
 def test_onnx_that_is_quantized_already_is_refused_by_the_node(make_work, task, data, recipe_folder, teacher):

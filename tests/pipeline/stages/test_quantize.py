@@ -2,13 +2,14 @@ import json
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 
 from calibration.errors import InputError, UnsupportedError
-from pipeline.choosing import fastest
+from pipeline.choosing import Choosing, fastest
 from pipeline.recipe import Budget, Device
 from pipeline.stage import Work
 from pipeline.stages.calibrate import Calibrate
@@ -18,7 +19,7 @@ from pipeline.trials import Trial
 from targets.onnx_graph import read_graph
 from targets.onnx_saturation import saturating_layers
 from targets.profile import load_profile
-from targets.target import ModelPackage
+from targets.target import Candidate, ModelPackage
 
 HOST = Device(load_profile("host"), "onnxruntime-cpu", Budget())
 
@@ -214,7 +215,9 @@ def test_no_smaller_type_than_asked_for_is_used(quantize):
 def test_a_device_without_short_types_keeps_float(quantize):
     plain = replace(HOST, profile=replace(HOST.profile, precisions=("fp32",)))
     made, choice = quantize(Quantize(), plain)
-    assert [c["name"] for c in choice["candidates"]] == ["float"]
+    assert [(c["name"], c["why"]) for c in choice["candidates"]] == [
+        ("float", "the target offers no route to fewer bits for this device and dtype")
+    ]
     assert made.precision == "fp32"
 
 
@@ -234,14 +237,16 @@ def test_nothing_is_left_in_scratch(quantize, make_work):
     assert list(work.scratch.iterdir()) == []
 
 
-def test_a_negative_drop_cannot_be_asked_for():
-    with pytest.raises(InputError, match=r"quantize\.max_drop is -1"):
-        Quantize(max_drop=-1)
+@pytest.mark.parametrize("points", [-1, np.nan, np.inf])
+def test_a_drop_is_a_number_from_0_on(points):
+    with pytest.raises(InputError, match=rf"quantize\.max_drop is {points:g}"):
+        Quantize(max_drop=points)
 
 
-def test_timing_takes_time():
-    with pytest.raises(InputError, match=r"quantize\.seconds is 0"):
-        Quantize(seconds=0)
+@pytest.mark.parametrize("seconds", [0, -1, np.nan, np.inf])
+def test_timing_takes_time(seconds):
+    with pytest.raises(InputError, match=rf"quantize\.seconds is {seconds:g}"):
+        Quantize(seconds=seconds)
 
 
 def timed(name: str, ms: float, baseline_ms: float = 1.0) -> Trial:
@@ -249,6 +254,40 @@ def timed(name: str, ms: float, baseline_ms: float = 1.0) -> Trial:
     ratio = baseline_ms / ms
     figures = {"ratio_to_float": {"value": ratio, "low95": ratio * 0.99, "high95": ratio * 1.01}, "size_bytes": 1}
     return Trial(name, "int8", latencies_ms=ms * noise, figures=figures)
+
+
+@pytest.mark.parametrize(
+    ("ms", "wrong", "why"),
+    [
+        ({}, (), "no route to fewer bits can take this model"),
+        ({"slow": 3.0}, (), "no route to fewer bits is faster"),
+        ({"bad": 0.5}, ("bad",), "no route to fewer bits holds the accuracy"),
+        ({"bad": 0.5, "slow": 3.0}, ("bad",), "no route to fewer bits holds the accuracy and is faster"),
+    ],
+)
+def test_float_ships_for_the_reason_that_is_true(make_work, ms, wrong, why):
+    def sketch(candidate):
+        if candidate.name not in ms:
+            return Trial(candidate.name, "int8", candidate, why="cannot take this model")
+        return replace(timed(candidate.name, ms[candidate.name]), candidate=candidate, compiled=object())
+
+    def check(trial):
+        trial.wrong = trial.why = "costs 9 points" if trial.name in wrong else ""
+        return trial
+
+    bench = SimpleNamespace(
+        capabilities=SimpleNamespace(executes_here=True),
+        float_trial=timed("float", 1.0),
+        sketch=sketch,
+        made_with_care=check,
+        time=lambda *_: None,
+        discard=lambda _: None,
+    )
+    candidates = [Candidate(name, "int8", lambda *_: None) for name in (*ms, "refused")]
+    choosing = Choosing(bench, candidates, make_work("q"), seconds=1)
+    assert choosing.choose() is bench.float_trial
+    assert bench.float_trial.why == why
+    assert all(trial.why for trial in choosing.trials)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -23,6 +27,23 @@ def test_every_runner_gives_the_answers_of_numpy(folder, name):
     np.testing.assert_allclose(outputs["logits"], answer(layers(depth=2, width=32), FEEDS["pixel_values"]), atol=1e-5)
     assert runner.runtime()["name"] == runner_class(name).distribution
     assert runner.runtime()["version"]
+
+
+@pytest.mark.parametrize("name", runner_names())
+def test_no_runtime_writes_down_what_it_would_report_to_its_maker(folder, repository, name):
+    home = folder / "home"
+    home.mkdir()
+    code = (
+        f"from targets.device.runners import load_runner; load_runner({name!r}, '.', ['model.onnx'], {{'threads': 1}})"
+    )
+    env = {key: value for key, value in os.environ.items() if "TELEMETRY" not in key and key != "XDG_CACHE_HOME"}
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=env | {"HOME": str(home), "PYTHONPATH": str(repository)},
+        check=True,
+    )
+    assert [file for file in home.rglob("*") if file.is_file()] == []
 
 
 @pytest.mark.parametrize("name", runner_names())
