@@ -22,7 +22,7 @@ from targets.onnx_integers import QuantizedGraph
 from targets.onnx_reference import float_reference, in_float, rounded_constants
 from targets.onnx_taps import float_names, observable, tapped
 from targets.openvino_divergence import alone, compare_openvino
-from targets.openvino_graph import OpenvinoGraph
+from targets.openvino_graph import RuntimeModel
 from targets.openvino_watch import explained
 from targets.openvino_watch import watch as watch_openvino
 
@@ -73,9 +73,9 @@ class Artifact:
         """Whether kernels may clip sums of two products to 16 bits where it runs."""
         return self.on != "local" or int8_kernels(architecture(), isa()) == "saturating"
 
-    def read(self) -> "onnx.ModelProto | OpenvinoGraph":
+    def read(self) -> "onnx.ModelProto | RuntimeModel":
         """The graph, its weights inside. Raises InputError where it cannot be read."""
-        return OpenvinoGraph.read(self.folder / self.files[0]) if self.runner == OPENVINO else read_onnx(self)
+        return RuntimeModel.read(self.folder / self.files[0]) if self.runner == OPENVINO else read_onnx(self)
 
     def run(self, feeds: Feeds) -> list[dict[str, np.ndarray]]:
         """The artifact as it is: its outputs for each feed."""
@@ -123,7 +123,7 @@ def diff(a: Path, b: Path, given: Path | None = None, on_a: str = "local", on_b:
             "give two artifacts of one model",
         )
     reference = _look_into_reference(first_, graph_a, feeds, plain_a, notes)
-    if isinstance(graph_b, OpenvinoGraph):
+    if isinstance(graph_b, RuntimeModel):
         layers = _openvino_layers(reference, second, graph_b, feeds, plain_b, notes)
     else:
         layers = _onnx_layers(reference, second, graph_b, feeds, plain_b, notes)
@@ -143,9 +143,9 @@ class Reference:
 
 
 def _look_into_reference(
-    artifact: Artifact, graph: "onnx.ModelProto | OpenvinoGraph", feeds: Feeds, plain: Feeds, notes: list[str]
+    artifact: Artifact, graph: "onnx.ModelProto | RuntimeModel", feeds: Feeds, plain: Feeds, notes: list[str]
 ) -> Reference:
-    if isinstance(graph, OpenvinoGraph):
+    if isinstance(graph, RuntimeModel):
         notes.append("A is an OpenVINO model: tensors are compared by name, and B's kernels judged by B's own graph")
         watched = watch_openvino(graph, artifact.options, feeds, artifact.emulator)
         _say_changes(notes, "A", plain, watched.found)
@@ -175,7 +175,7 @@ def _onnx_layers(
 
 
 def _openvino_layers(
-    reference: Reference, artifact: Artifact, graph: OpenvinoGraph, feeds: Feeds, plain: Feeds, notes: list[str]
+    reference: Reference, artifact: Artifact, graph: RuntimeModel, feeds: Feeds, plain: Feeds, notes: list[str]
 ) -> list[Layer]:
     watched = watch_openvino(graph, artifact.options, feeds, artifact.emulator)
     _say_changes(notes, "B", plain, watched.found)

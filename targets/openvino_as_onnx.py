@@ -13,7 +13,7 @@ from calibration.quantization import QuantizationParameters
 from targets.onnx_integers import QuantizedGraph
 from targets.onnx_matching import SUFFIX
 from targets.onnx_taps import float_names
-from targets.openvino_graph import OpenvinoGraph
+from targets.openvino_graph import RuntimeModel
 from targets.openvino_integers import Fake
 from targets.openvino_shared_constants import SharedConstants
 
@@ -28,7 +28,7 @@ WHOLE = 0.02
 @dataclass
 class Translation:
     """model: the graph. keys: FakeQuantize -> name of its integers there, of those that have a place in it. floats:
-    node of OpenvinoGraph.floats -> name of its result there. unknown: names of nodes whose results are not what the
+    node of RuntimeModel.floats -> name of its result there. unknown: names of nodes whose results are not what the
     graph says. steps: constant of the reference -> distances of neighbouring values, where the graph has it in float.
     """
 
@@ -39,7 +39,7 @@ class Translation:
     steps: dict[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
 
 
-def as_onnx(reference: "onnx.ModelProto", graph: OpenvinoGraph, blurred: Collection[str] = ()) -> Translation:
+def as_onnx(reference: "onnx.ModelProto", graph: RuntimeModel, blurred: Collection[str] = ()) -> Translation:
     """reference: float graph as `float_reference` gives it, of which B's nodes keep the tensors' names. blurred: nodes
     whose results are not what the graph says.
     """
@@ -47,7 +47,7 @@ def as_onnx(reference: "onnx.ModelProto", graph: OpenvinoGraph, blurred: Collect
 
 
 class _Translator:
-    def __init__(self, reference: "onnx.ModelProto", graph: OpenvinoGraph, blurred: Collection[str]) -> None:
+    def __init__(self, reference: "onnx.ModelProto", graph: RuntimeModel, blurred: Collection[str]) -> None:
         import onnx
 
         self.reference = QuantizedGraph(reference)

@@ -15,7 +15,7 @@ SOURCES = ("Parameter", "Constant", "Result")
 MOVES = (*SHAPING, "Transpose")
 
 
-class OpenvinoGraph:
+class RuntimeModel:
     """An openvino.Model whose constants are folded, beside the model as it was."""
 
     def __init__(self, model: Any) -> None:
@@ -28,7 +28,7 @@ class OpenvinoGraph:
         manager.run_passes(self.folded)
 
     @classmethod
-    def read(cls, file: Path) -> "OpenvinoGraph":
+    def read(cls, file: Path) -> "RuntimeModel":
         """Raises InputError where OpenVINO cannot read the file, or its weights beside it."""
         from openvino import Core
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from targets.openvino_graph import OpenvinoGraph
+from targets.openvino_graph import RuntimeModel
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +26,7 @@ CONSTANTS: dict[tuple[str, int | None], tuple[str, ...]] = {
 class SharedConstants:
     """Told by the names that OpenVINO's nodes and ports keep of ONNX nodes and tensors."""
 
-    graph: OpenvinoGraph
+    graph: RuntimeModel
 
     def find(self, node: "onnx.NodeProto", position: int, array: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Values and the steps between them of what stands for a constant of the reference, in its shape."""

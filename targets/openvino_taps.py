@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from targets.openvino_graph import OpenvinoGraph
+from targets.openvino_graph import RuntimeModel
 
 GIVEN, MEANT = "given::", "meant::"
 
 
-def tapped(graph: OpenvinoGraph) -> Any:
+def tapped(graph: RuntimeModel) -> Any:
     """The model with the values that its integers stand for, and `floats`, as further results GIVEN + node's name.
 
     No kernel changes: what it writes is read once more.
@@ -25,13 +25,13 @@ def tapped(graph: OpenvinoGraph) -> Any:
     return made
 
 
-def aliases(graph: OpenvinoGraph) -> dict[str, list[str]]:
+def aliases(graph: RuntimeModel) -> dict[str, list[str]]:
     """GIVEN + node -> names of results of the model that are the same tensor."""
     ends = {op: next(iter(fake.reads)) for op, fake in graph.fakes.items()} | {name: name for name in graph.floats}
     return {GIVEN + op: sorted(graph.nodes[end].output(0).get_names()) for op, end in ends.items()}
 
 
-def cut(graph: OpenvinoGraph) -> Any:
+def cut(graph: RuntimeModel) -> Any:
     """The model apart at the FakeQuantize nodes of its activations and at `floats`: what these give is given, as
     GIVEN + node's name.
 

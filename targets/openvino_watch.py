@@ -16,7 +16,7 @@ from calibration.divergence import Layer, differs_in_float, differs_in_steps, jo
 from calibration.quantization import quantize
 from targets.device.tensors import tensors
 from targets.openvino_format import FILES, save_openvino
-from targets.openvino_graph import OpenvinoGraph
+from targets.openvino_graph import RuntimeModel
 from targets.openvino_integers import Fake
 from targets.openvino_taps import GIVEN, MEANT, aliases, cut, tapped
 
@@ -31,7 +31,7 @@ class Watched:
     blurred: nodes of graph.blurred that did give something else; it is then taken for right.
     """
 
-    graph: OpenvinoGraph
+    graph: RuntimeModel
     feeds: Run
     found: Run
     meant: Run
@@ -62,7 +62,7 @@ class Watched:
         ]
 
 
-def watch(graph: OpenvinoGraph, options: Mapping[str, Any], feeds: Run, emulator: Sequence[str] = ()) -> Watched:
+def watch(graph: RuntimeModel, options: Mapping[str, Any], feeds: Run, emulator: Sequence[str] = ()) -> Watched:
     """Runs the model looked into as it is to be run, and cut apart here; both in processes of their own."""
     found = _run(tapped(graph), options, feeds, emulator)
     for given, names in aliases(graph).items():

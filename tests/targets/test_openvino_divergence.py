@@ -15,7 +15,7 @@ from targets.onnx_taps import float_names
 from targets.openvino import Openvino
 from targets.openvino_divergence import alone, compare_openvino
 from targets.openvino_format import save_openvino
-from targets.openvino_graph import OpenvinoGraph
+from targets.openvino_graph import RuntimeModel
 from targets.openvino_taps import GIVEN
 from targets.openvino_watch import watch
 from targets.profile import load_profile
@@ -54,7 +54,7 @@ def convolutions(made):
     names = sorted(float_names(reference))
     session = open_session(reference, names)
     expected = [feed | dict(zip(names, session.run(names, feed), strict=True)) for feed in feeds]
-    return reference, expected, watch(OpenvinoGraph.read(folder / "model.xml"), OPTIONS, feeds)
+    return reference, expected, watch(RuntimeModel.read(folder / "model.xml"), OPTIONS, feeds)
 
 
 ROUTES = [
@@ -148,7 +148,7 @@ def without_bias(graph):
 )
 def test_a_planted_fault_is_pinned_to_its_operator(made, tmp_path, spoil, kind):
     folder = made["convolutional", "nncf"]
-    graph = OpenvinoGraph.read(folder / "model.xml")
+    graph = RuntimeModel.read(folder / "model.xml")
     op = spoil(graph)
     save_openvino(graph.model, tmp_path)
     found = diff(folder / "float.onnx", tmp_path / "model.xml", folder / "in.npz")
