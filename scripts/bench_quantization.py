@@ -36,6 +36,8 @@ os.environ["PATH"] = f"{ROOT / '.tools/qemu/usr/bin'}{os.pathsep}{os.environ['PA
 # Test samples that an emulated processor answers; one takes it up to a second.
 EMULATED_SAMPLES = {"minilm": 100, "minilm-2": 200}
 MOST_EMULATED = 500
+# The imitation answers many more.
+IMITATED_SAMPLES = 3000
 REPAIR_SECONDS = 2.0
 TRAINED = ("resnet", "mobilenet", "convnext", "vit", "words-cnn")
 QUICK = ("resnet", "convnext", "minilm-2")
@@ -94,8 +96,11 @@ def observers() -> list[Row]:
 
 
 @cache
-def unguarded_models() -> "tuple[QuantizedModel, ...]":
-    """Each model in 8 bits, without regard to what is clipped: transformers with dynamic ranges, the others static."""
+def unguarded_models(*, emulated: bool) -> "tuple[QuantizedModel, ...]":
+    """Each model in 8 bits, without regard to what is clipped: transformers with dynamic ranges, the others static.
+
+    emulated: with no more test samples than an emulated processor answers in minutes.
+    """
     made: list[QuantizedModel] = []
     able = OnnxruntimeCpu().capabilities(load_profile("x86-64-avx2"))
     for model in MODELS:
@@ -108,8 +113,8 @@ def unguarded_models() -> "tuple[QuantizedModel, ...]":
                 route = dynamic("dynamic", graph, able, "none")
             quantized = onnx.load(route.make(Path(folder)).graph)
         test = load_split(model.data.folder, "test")
-        most = EMULATED_SAMPLES.get(model.name, MOST_EMULATED)
-        some = test.take(np.linspace(0, len(test) - 1, most).astype(int))
+        most = EMULATED_SAMPLES.get(model.name, MOST_EMULATED) if emulated else IMITATED_SAMPLES
+        some = test.take(np.linspace(0, len(test) - 1, min(most, len(test))).astype(int))
         labels = np.asarray(some.labels)
 
         def correct(answers: np.ndarray, labels: np.ndarray = labels) -> np.ndarray:
@@ -122,7 +127,7 @@ def unguarded_models() -> "tuple[QuantizedModel, ...]":
 
 
 def emulator() -> list[Row]:
-    found = emulator_against_qemu(unguarded_models())
+    found = emulator_against_qemu(unguarded_models(emulated=True))
     for one in found:
         equal = f"{one.integers} integers, {100 * one.equal:.4f}% equal"
         accuracy = f"accuracy predicted {one.predicted:.2f}, there {one.there:.2f}, unclipped {one.exact:.2f}"
@@ -133,7 +138,7 @@ def emulator() -> list[Row]:
 
 
 def repair() -> list[Row]:
-    rows = selective_repair(unguarded_models(), REPAIR_SECONDS)
+    rows = selective_repair(unguarded_models(emulated=False), REPAIR_SECONDS)
     for row in rows:
         print(
             f"  {row.model}, {row.how}: {row.layers} layers, accuracy {row.there:.2f}, {row.sqnr_db:.1f} dB, "
@@ -141,9 +146,12 @@ def repair() -> list[Row]:
             flush=True,
         )
     shipped = [row for row in rows if row.how == "pairs"]
-    won = [row.won_back for row in shipped if not np.isnan(row.won_back)]
-    slower = max(1 / row.latency["value"] for row in shipped)
-    return [WON_BACK.row(100 * min(won) if won else None), EXTRA.row(slower)]
+    unrepaired = {row.model: row for row in rows if row.how == "none"}
+    # Of all models together: what one of them loses can be a sample or two.
+    lost = sum(row.elsewhere - row.there for row in unrepaired.values())
+    won = sum(row.there - unrepaired[row.model].there for row in shipped)
+    slower = sum(row.latency["low95"] > 1 for row in shipped)
+    return [WON_BACK.row(100 * won / lost if lost > 0 else None), EXTRA.row(slower)]
 
 
 def training() -> list[Row]:
@@ -234,7 +242,7 @@ EXCESS = Figure("Mse: squared error above the best range's", at_least=False, lim
 EQUAL = Figure("emulation: integers equal to QEMU Haswell's", at_least=True, limit=99.99, unit="%")
 PREDICTED = Figure("emulation: accuracy off that of QEMU Haswell", at_least=False, limit=0.1, unit=" points")
 WON_BACK = Figure("selective repair: lost accuracy won back", at_least=True, limit=95.0, unit="%")
-EXTRA = Figure("selective repair: latency against 7 bits everywhere", at_least=False, limit=1.0, unit="x")
+EXTRA = Figure("selective repair: models slower than by 7 bits everywhere", at_least=False, limit=0)
 QAT = Figure("training: lost accuracy won back", at_least=True, limit=70.0, unit="%")
 PINNED = Figure(f"planted faults pinned to the operator, of {SEEDS}", at_least=True, limit=SEEDS)
 FAST = Figure("build --fast: time to decide against plain", at_least=False, limit=2.0, unit="x")
