@@ -126,7 +126,8 @@ def clipping(bench: "Bench", chosen: "Trial", samples: "CalibrationSet") -> "dic
     from targets.onnx_saturation import saturating_layers
 
     without = bench.unguarded(chosen) if bench.capabilities.imitated else None
-    if without is None or without.package is None:
+    # Without a figure its answers could not be had: then what it clips cannot be counted either.
+    if without is None or without.package is None or "accuracy" not in without.figures:
         return None
     layers = saturating_layers(read_graph(without.package), samples.feeds(1)[:CLIPPING_SAMPLES])
     return {
