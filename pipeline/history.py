@@ -54,6 +54,8 @@ def _describe(name: str, before: str | None, now: str | None) -> str:
         return f"{name.removeprefix('input.')} will be rebuilt"
     if ".file." in name:
         return f"the contents of {name.partition('.file.')[2]} changed"
+    if name == "revision":
+        return f"edgewright's own code of this stage changed: revision {before or 'not set'} -> {now or 'not set'}"
     kind, _, what = name.partition(".")
     words = {"config": "", "tool": "version of "}.get(kind, f"{kind} ")
     return f"{words}{what} changed: {before or 'not set'} -> {now or 'not set'}"

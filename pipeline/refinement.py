@@ -54,7 +54,7 @@ class Sensitivity:
             "nodes": list(self.region.nodes),
             "noise_db": round(self.noise_db, 3),
             "ratio": self.ratio,
-            "in_float": in_float.issuperset(self.region.nodes),
+            "in_float": [node for node in self.region.nodes if node in in_float],
         }
 
 

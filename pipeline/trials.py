@@ -45,8 +45,8 @@ class Trial:
     why: why it is rejected or taken; empty while neither is known.
     note: of how it came about, for the report.
     make_seconds: what it took to make; of a route that is looked into, what a variant of it takes.
-    figures: of those there are, accuracy (mean of the task's score), drop_points, size_bytes, latency_ms (median) and
-        ratio_to_float ({value, low95, high95}, above 1 is faster).
+    figures: of those there are, accuracy (mean of the task's score), drop_points, samples (that both are of),
+        size_bytes, latency_ms (median) and ratio_to_float ({value, low95, high95}, above 1 is faster).
     latencies_ms: [blocks, runs in a block], taken in turn with those of every other trial.
     """
 
@@ -113,6 +113,7 @@ class Bench:
         trial.figures = {
             "accuracy": float(scores.mean()),
             "drop_points": 0.0,
+            "samples": len(scores),
             "size_bytes": compiled.size_bytes,
         }
         return trial
@@ -219,7 +220,7 @@ class Bench:
             scores = self._scores(model, self.validation.take(rows))
             points = 100.0 * sign * (self.float_trial.scores[rows] - scores)
             drop, error = float(points.mean()), float(points.std() / np.sqrt(len(points)))
-            trial.figures |= {"accuracy": float(scores.mean()), "drop_points": drop}
+            trial.figures |= {"accuracy": float(scores.mean()), "drop_points": drop, "samples": len(rows)}
             allowed = self.max_drop + (STANDARD_ERRORS * error if len(rows) < len(self.validation) else 0.0)
             if drop > allowed:
                 return f"costs {drop:.2f} points on {len(rows)} validation samples; {self.max_drop:g} are allowed"

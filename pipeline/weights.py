@@ -41,6 +41,7 @@ def put_weights(module: "nn.Module", tensors: "Mapping[str, torch.Tensor]", wher
     Raises InputError naming what is missing, what is not the model's, and what has another shape or kind of number.
     """
     wanted = module.state_dict()
+    tensors = _with_tied(tensors, wanted)
     problems: list[str] = []
     missing = [name for name in wanted if name not in tensors]
     unexpected = [name for name in tensors if name not in wanted]
@@ -69,6 +70,15 @@ def put_weights(module: "nn.Module", tensors: "Mapping[str, torch.Tensor]", wher
             "give the weights of this very architecture, or the architecture of these weights",
         )
     module.load_state_dict(tensors, strict=True)
+
+
+def _with_tied(
+    tensors: "Mapping[str, torch.Tensor]", wanted: "Mapping[str, torch.Tensor]"
+) -> "dict[str, torch.Tensor]":
+    """With each tensor that is the same as another in the model; safetensors.torch.save_model writes one of them."""
+    held = {(t.data_ptr(), t.shape, t.stride()): tensors[name] for name, t in wanted.items() if name in tensors}
+    tied = {name: held.get((t.data_ptr(), t.shape, t.stride())) for name, t in wanted.items() if t.data_ptr()}
+    return {name: t for name, t in tied.items() if t is not None} | dict(tensors)
 
 
 def write_weights(module: "nn.Module", path: Path) -> None:

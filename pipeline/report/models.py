@@ -38,9 +38,8 @@ def points_of(r: Report) -> Iterator[Point]:
     for tried in r.rejected:
         latency, score = known(tried.figures, "latency_ms"), known(tried.figures, "accuracy")
         if latency and score is not None:
-            title = (
-                f"{tried.candidate}: {text.milliseconds(latency)}, {text.metric(score, accuracy.unit)} on validation"
-            )
+            of = f"{text.metric(score, accuracy.unit)} on {samples(tried.figures)}"
+            title = f"{tried.candidate}: {text.milliseconds(latency)}, {of}"
             yield point(tried.candidate, "candidate", latency, score + _other_samples(r, accuracy), title=title)
     if r.artifact and artifact:
         ratio = r.ratios.latency_p50 if r.ratios else None
@@ -61,6 +60,12 @@ def _other_samples(r: Report, accuracy: Accuracy) -> float:
     """
     score = known(r.chosen.figures, "accuracy") if r.chosen else None
     return 0.0 if score is None else accuracy.artifact - score
+
+
+def samples(figures: Mapping[str, Any]) -> str:
+    """What the accuracy of something that was tried is of."""
+    count = known(figures, "samples")
+    return "validation samples" if count is None else f"{count:,.0f} validation samples"
 
 
 def known(figures: Mapping[str, Any], key: str) -> float | None:

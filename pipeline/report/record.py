@@ -140,14 +140,18 @@ class Sensitivity:
     """What a region of the network changes when it alone goes back to float, in the route that was looked into.
 
     noise_db: the answers' signal-to-noise ratio with it in float, less that without. ratio: the time without over that
-    with it, None where nothing was timed. in_float: whether it ships as float.
+    with it, None where nothing was timed. in_float: those of its nodes that ship as float.
     """
 
     region: str
     nodes: tuple[str, ...]
     noise_db: float
     ratio: Ratio | None
-    in_float: bool
+    in_float: tuple[str, ...]
+
+    @property
+    def ships_as(self) -> Literal["float", "int8", "mixed"]:
+        return "float" if set(self.in_float) == set(self.nodes) else "mixed" if self.in_float else "int8"
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,14 @@ class Row:
     speed: str | None
     bounds: str
     interval: Bar | None
-    in_float: bool
+    ships_as: str
 
 
 @dataclass(frozen=True)
 class View:
     """The regions in the graph's order, and where "no difference" is on both charts.
 
-    timed: whether any was; in_float: how many ship as float.
+    timed: whether any was; in_float, mixed: how many ship as float, altogether or in part.
     """
 
     rows: tuple[Row, ...]
@@ -39,6 +39,7 @@ class View:
     same_speed: float
     timed: bool
     in_float: int
+    mixed: int
 
 
 def view(found: Sequence[Sensitivity]) -> View | None:
@@ -60,7 +61,7 @@ def view(found: Sequence[Sensitivity]) -> View | None:
             speed=f"{s.ratio.value:.3f}×" if s.ratio else None,
             bounds=f"{s.ratio.low95:.3f}–{s.ratio.high95:.3f}" if s.ratio else "",
             interval=speed.bar(s.ratio.low95, s.ratio.value, s.ratio.high95) if s.ratio else None,
-            in_float=s.in_float,
+            ships_as=s.ships_as,
         )
 
     return View(
@@ -68,7 +69,8 @@ def view(found: Sequence[Sensitivity]) -> View | None:
         no_gain=gain.place(0.0),
         same_speed=speed.place(1.0),
         timed=bool(ratios),
-        in_float=sum(s.in_float for s in found),
+        in_float=sum(s.ships_as == "float" for s in found),
+        mixed=sum(s.ships_as == "mixed" for s in found),
     )
 
 
@@ -87,8 +89,7 @@ def print_sensitivities(reports: Iterable[Mapping[str, Any]]) -> None:
             title = Text(f"{report.device}: one layer in float")
             table = Table("layer", "answers in float", "speed in float", "ships as", title=title)
             for found in report.sensitivities:
-                kind = "float" if found.in_float else "int8"
-                table.add_row(Text(found.region), text.gain_db(found.noise_db), speed(found), kind)
+                table.add_row(Text(found.region), text.gain_db(found.noise_db), speed(found), found.ships_as)
             console.print(table)
         else:
             console.print(f"{report.device}: {_missing(report)}", markup=False)

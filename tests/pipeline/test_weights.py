@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import save_model
 from torch import nn
 
 from calibration.errors import InputError
@@ -23,6 +24,22 @@ def test_tied_weights_are_written_under_each_name(tmp_path):
     module[1].weight = module[0].weight
     write_weights(module, tmp_path / "w.safetensors")
     assert set(read_weights(tmp_path / "w.safetensors")) == set(module.state_dict())
+
+
+def test_a_tied_weight_may_be_stored_once(tmp_path):
+    def tied():
+        module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        module[1].weight = module[0].weight
+        return module
+
+    one, other = tied(), tied()
+    save_model(one, str(tmp_path / "w.safetensors"))
+    stored = read_weights(tmp_path / "w.safetensors")
+    assert len(stored) == 3
+    put_weights(other, stored, "w")
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    with pytest.raises(InputError, match=r"1 missing: 1\.weight|1 missing: 0\.weight"):
+        put_weights(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), stored, "w")
 
 
 def test_every_tensor_that_does_not_fit_is_named():

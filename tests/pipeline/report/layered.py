@@ -10,6 +10,11 @@ FOLDER = Path(__file__).parents[2] / "fixtures" / "reports"
 LONG = "/bert/encoder/layer.{}/attention/output/dense/MatMul to /bert/encoder/layer.{}/attention/output/LayerNorm/Add_1"
 
 
+def shipped(name: str, i: int) -> list[str]:
+    """Of a region of two nodes: every fifth ships as float, every eleventh in part."""
+    return [name, f"{name}.rest"] if i % 5 == 0 else [name] if i % 11 == 3 else []
+
+
 def sensitivities(names: list[str], timed: bool) -> list[dict[str, Any]]:
     """Of regions with these names; every third is noisy, every fifth faster in float, and some are lossy in float.
 
@@ -24,10 +29,10 @@ def sensitivities(names: list[str], timed: bool) -> list[dict[str, Any]]:
         regions.append(
             {
                 "region": name,
-                "nodes": [name],
+                "nodes": [name, f"{name}.rest"],
                 "noise_db": round(float(rng.normal(0.0, 0.2) + (rng.exponential(2.0) if i % 3 == 0 else 0.0)), 3),
                 "ratio": ratio if timed and i % 7 != 3 else None,
-                "in_float": i % 5 == 0,
+                "in_float": shipped(name, i),
             }
         )
     return regions

@@ -121,7 +121,7 @@ def test_sensitivities_are_printed_for_each_layer(capsys):
     from pipeline.report.sensitivities import print_sensitivities
 
     record = load("fashion-host")
-    known = {"region": "conv1", "nodes": ["conv1"], "noise_db": 1.25, "in_float": True}
+    known = {"region": "conv1", "nodes": ["conv1"], "noise_db": 1.25, "in_float": ["conv1"]}
     record["sensitivities"] = [known | {"ratio": {"value": 1.1, "low95": 1.05, "high95": 1.2}}, known | {"ratio": None}]
     plain: dict[str, Any] = load("fashion-host") | {"sensitivities": []}
     in_float = plain | {"artifact": plain["artifact"] | {"precision": "fp32"}}
