@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,39 +49,39 @@ def single_samples(model: "CompiledModel", split: "Split") -> list[dict[str, np.
 
 @dataclass(frozen=True)
 class Timing:
-    """Latencies of baseline and artifact, [blocks, runs in a block] milliseconds each, measured alternately.
+    """Latencies of the artifact and what it is held against, [blocks, runs in a block] milliseconds each, in turn.
 
-    ratio: p50 of the baseline / p50 of the artifact: {value, low95, high95}.
+    ratios: of each of the others, p50 / p50 of the artifact: {value, low95, high95}.
     cpu_seconds: of one inference of the artifact, all threads together.
     """
 
-    baseline_ms: np.ndarray
     artifact_ms: np.ndarray
-    ratio: dict[str, float]
+    others_ms: list[np.ndarray]
+    ratios: list[dict[str, float]]
     cpu_seconds: float
 
 
-def time_pair(
-    baseline: "CompiledModel",
+def time_against(
     artifact: "CompiledModel",
+    others: Sequence["CompiledModel"],
     split: "Split",
     seconds: float,
     max_seconds: float,
-    settled: Callable[[dict[str, float]], bool],
+    settled: Callable[[list[dict[str, float]]], bool],
 ) -> Timing:
-    """Times two models in turn on single samples, for `seconds`, and on while `settled(ratio)` is false."""
-    runners = [load_runner(m.runner, m.folder, list(m.files), m.options) for m in (baseline, artifact)]
+    """Times models in turn on single samples, for `seconds`, and on while `settled(ratios)` is false."""
+    runners = [load_runner(m.runner, m.folder, list(m.files), m.options) for m in (artifact, *others)]
     feeds = single_samples(artifact, split)
     block = block_size(runners, feeds)
     start = time.monotonic()
     blocks: list[list[np.ndarray]] = []
     while True:
         blocks.append(interleave(runners, feeds, seconds=seconds, block=block, warmup=block))
-        baseline_ms, artifact_ms = (np.concatenate(taken) for taken in zip(*blocks, strict=True))
-        ratio = ratio_interval(baseline_ms, artifact_ms)
-        if settled(ratio) or time.monotonic() - start + seconds > max_seconds:
+        artifact_ms, *others_ms = (np.concatenate(taken) for taken in zip(*blocks, strict=True))
+        ratios = [ratio_interval(taken, artifact_ms) for taken in others_ms]
+        if settled(ratios) or time.monotonic() - start + seconds > max_seconds:
             break
     cpu = time.process_time()
     for feed in feeds:
-        runners[1].run(feed)
-    return Timing(baseline_ms, artifact_ms, ratio, (time.process_time() - cpu) / len(feeds))
+        runners[0].run(feed)
+    return Timing(artifact_ms, others_ms, ratios, (time.process_time() - cpu) / len(feeds))

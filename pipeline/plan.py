@@ -144,9 +144,13 @@ class _Chain:
             self.bind(name, stage=stage)
         self.bind("export", "export teacher", gives="baseline", model=self.roles["teacher"])
         self.bind("export")
+        in_float = self.roles["package"]
         for name, stage in on_package:
             self.bind(name, stage=stage)
         self.bind("compile", "compile teacher", gives="compiled_baseline", package=self.roles["baseline"])
+        if in_float not in (self.roles["package"], self.roles["baseline"]):
+            # What int8 has to be faster than is the student's own float, not the teacher's.
+            self.bind("compile", "compile float", gives="compiled_float", package=in_float)
         for name in ("compile", "validate", "package"):
             self.bind(name)
         return self.order

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ARTIFACTS = frozenset(
     (
         *("data", "teacher", "model", "logits", "calibration", "package", "baseline"),
-        *("compiled", "compiled_baseline", "validation"),
+        *("compiled", "compiled_baseline", "compiled_float", "validation"),
     )
 )
 # Facts of a machine that a probe measures and that no artifact depends on.

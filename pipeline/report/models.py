@@ -38,8 +38,8 @@ def points_of(r: Report) -> Iterator[Point]:
     for tried in r.rejected:
         latency, score = known(tried.figures, "latency_ms"), known(tried.figures, "accuracy")
         if latency and score is not None:
-            of = f"{text.metric(score, accuracy.unit)} on {samples(tried.figures)}"
-            title = f"{tried.candidate}: {text.milliseconds(latency)}, {of}"
+            scored = f"{text.metric(score, accuracy.unit)} on {samples(tried.figures)}"
+            title = f"{tried.candidate}: {text.milliseconds(latency)}, {scored}"
             yield point(tried.candidate, "candidate", latency, score + _other_samples(r, accuracy), title=title)
     if r.artifact and artifact:
         ratio = r.ratios.latency_p50 if r.ratios else None

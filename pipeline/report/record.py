@@ -69,11 +69,15 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Ratios:
-    """Baseline / artifact: above 1 is better."""
+    """Baseline / artifact: above 1 is better.
+
+    latency_p50_to_float: of the artifact's own network in float, where that is neither the baseline nor what ships.
+    """
 
     latency_p50: Ratio | None = None
     size: float | None = None
     peak_memory: float | None = None
+    latency_p50_to_float: Ratio | None = None
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,10 @@ def _tiles(r: Report) -> Iterator[Tile]:
     ratio = r.ratios.latency_p50 if r.ratios else None
     if latency and ratio:
         interval = f"{text.number(ratio.low95)} to {text.number(ratio.high95)}"
-        yield Tile("Latency, median", text.milliseconds(latency.p50), f"{text.ratio(ratio.value)} as fast ({interval})")
+        own = r.ratios.latency_p50_to_float if r.ratios else None
+        beside = f"; {text.ratio(own.value)} as fast as itself in float" if own else ""
+        how = f"{text.ratio(ratio.value)} as fast ({interval}){beside}"
+        yield Tile("Latency, median", text.milliseconds(latency.p50), how)
     elif r.artifact:
         yield Tile("Latency, median", "–", "not timed here")
     if r.accuracy:

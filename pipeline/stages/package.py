@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from pipeline.stage import Work
     from targets.target import CompiledModel
 
-# What the device judges with the float teacher beside the artifact.
+# What the device judges with float models beside the artifact: the teacher, and the artifact's own network.
 NEEDS_TRIAL = {"latency_ratio", "faster_than_float"}
+NEEDS_OWN_FLOAT = {"faster_than_float"}
 # Agreement that the golden answers must reach on the device. Integer kernels of different instruction sets differ in
 # the last step of a requantization (26 to 34 dB between x86-64 and aarch64); float ones in the order of their sums.
 GOLDEN = {
@@ -31,10 +32,10 @@ class Package:
     The payload holds no time, no latency and no random id: the same artifact gives the same bytes.
     """
 
-    takes: ClassVar = ("compiled", "compiled_baseline", "validation", "device", "budget", "identity")
+    takes: ClassVar = ("compiled", "compiled_baseline", "compiled_float", "validation", "device", "budget", "identity")
     gives: ClassVar = "bundle"
     distributions: ClassVar = ("cyclonedx-python-lib",)
-    revision: ClassVar = 1
+    revision: ClassVar = 2
 
     def __call__(
         self,
@@ -42,6 +43,7 @@ class Package:
         *,
         compiled: Path,
         compiled_baseline: Path,
+        compiled_float: Path | None,
         validation: Path,
         device: "Device",
         budget: "Budget",
@@ -61,9 +63,12 @@ class Package:
             copy_into(compiled / name, payload / name)
         shutil.copyfile(validation / "golden.npz", payload / "golden.npz")
         pending = [{"name": g["name"], "limit": g["limit"]} for g in record["gates"] if g["verdict"] == "deferred"]
-        trial = None
-        if NEEDS_TRIAL & {gate["name"] for gate in pending} and artifact.status == "ready":
-            trial = write_trial(CompiledModel.load(compiled_baseline), payload)
+        trial = own_float = None
+        wanted = {gate["name"] for gate in pending} if artifact.status == "ready" else set[str]()
+        if NEEDS_TRIAL & wanted:
+            trial = write_trial(CompiledModel.load(compiled_baseline), payload, "trial")
+        if NEEDS_OWN_FLOAT & wanted and compiled_float is not None:
+            own_float = write_trial(CompiledModel.load(compiled_float), payload, "own_float")
         build_device_pyz(payload / "device.pyz")
         write_sbom(identity, artifact, payload / "sbom.cdx.json")
         manifest = {
@@ -83,6 +88,7 @@ class Package:
             "pending_gates": pending,
             "golden": record["golden"] | GOLDEN[artifact.precision],
             "trial": trial,
+            "own_float": own_float,
             "build": artifact.build,
             "notes": artifact.notes,
             "files": {name: sha256(payload / name) for name in sorted(files_below(payload))},
@@ -102,11 +108,11 @@ def refuse_unproven(record: dict[str, Any]) -> None:
         raise BudgetError("the budget is not met: " + "; ".join(words), f"nearest: {nearest}")
 
 
-def write_trial(teacher: "CompiledModel", payload: Path) -> dict[str, Any]:
-    """Puts the float teacher beside the artifact, for the gates that compare the two on the device."""
-    for name in teacher.files:
-        copy_into(teacher.folder / name, payload / "trial" / name)
-    return {"runner": teacher.runner, "files": [f"trial/{name}" for name in teacher.files], "options": teacher.options}
+def write_trial(model: "CompiledModel", payload: Path, folder: str) -> dict[str, Any]:
+    """Puts a float model beside the artifact, for the gates that compare the two on the device."""
+    for name in model.files:
+        copy_into(model.folder / name, payload / folder / name)
+    return {"runner": model.runner, "files": [f"{folder}/{name}" for name in model.files], "options": model.options}
 
 
 def limits(budget: "Budget", payload: Path) -> dict[str, Any]:

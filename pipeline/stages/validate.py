@@ -39,6 +39,7 @@ class Validate:
         "data",
         "compiled",
         "compiled_baseline",
+        "compiled_float",
         "package",
         "baseline",
         "device",
@@ -47,7 +48,7 @@ class Validate:
     )
     gives: ClassVar = "validation"
     distributions: ClassVar = ("numpy",)
-    revision: ClassVar = 2
+    revision: ClassVar = 3
 
     def __post_init__(self) -> None:
         for name in ("seconds", "max_seconds"):
@@ -62,6 +63,7 @@ class Validate:
         data: Path,
         compiled: Path,
         compiled_baseline: Path,
+        compiled_float: Path | None,
         package: Path,
         baseline: Path,
         device: "Device",
@@ -98,7 +100,10 @@ class Validate:
             measures |= measure_answers(task, test, label_names(data), teacher, answering, budget, record, work)
         if capabilities.executes_here:
             with work.measuring():
-                measures |= self.measure_latency(test, teacher, artifact, budget, record, work)
+                in_float = None
+                if compiled_float is not None and artifact.precision != "fp32":
+                    in_float = CompiledModel.load(compiled_float)
+                measures |= self.measure_latency(test, teacher, artifact, in_float, budget, record, work)
                 measures |= measure_memory(teacher, artifact, work.out / "golden.npz", record)
         known = Measures(artifact.precision, artifact.size_bytes, teacher.size_bytes, **measures)
         gates = judge(budget, known, on_device=device.profile.name == HOST)
@@ -110,28 +115,35 @@ class Validate:
         test: "Split",
         teacher: "CompiledModel",
         artifact: "CompiledModel",
+        in_float: "CompiledModel | None",
         budget: "Budget",
         record: dict[str, Any],
         work: "Work",
     ) -> "dict[str, Figure]":
-        """Times both in turn; fills the latency fields of the record. Returns the figures that gates are judged by."""
-        from pipeline.evaluate import time_pair
+        """Times all in turn; fills the latency fields of the record. Returns the figures that gates are judged by.
+
+        in_float: the artifact's own network in float, where that is neither the artifact nor the teacher.
+        """
+        from pipeline.evaluate import time_against
         from pipeline.gates import Figure
         from targets.device.measure import bounds95, percentiles
 
         limits = [limit for limit in (1.0, budget.latency_ratio) if limit is not None]
 
-        def settled(ratio: dict[str, float]) -> bool:
-            return not any(ratio["low95"] < limit <= ratio["high95"] for limit in limits)
+        def settled(ratios: list[dict[str, float]]) -> bool:
+            judged = [(ratios[0], limit) for limit in limits] + [(ratio, 1.0) for ratio in ratios[1:]]
+            return not any(ratio["low95"] < limit <= ratio["high95"] for ratio, limit in judged)
 
         work.progress(0.7, "latency")
-        timing = time_pair(teacher, artifact, test, self.seconds, self.max_seconds, settled)
-        record["baseline"]["latency_ms"] = percentiles(timing.baseline_ms)
+        others = [teacher, *([in_float] if in_float else [])]
+        timing = time_against(artifact, others, test, self.seconds, self.max_seconds, settled)
+        record["baseline"]["latency_ms"] = percentiles(timing.others_ms[0])
         record["artifact"]["latency_ms"] = percentiles(timing.artifact_ms)
-        record["ratios"]["latency_p50"] = timing.ratio
+        record["ratios"] |= dict(zip(("latency_p50", "latency_p50_to_float"), timing.ratios, strict=False))
         record["cost"]["cpu_seconds_per_inference"] = timing.cpu_seconds
         return {
-            "latency_ratio": Figure(**timing.ratio),
+            "latency_ratio": Figure(**timing.ratios[0]),
+            **({"float_ratio": Figure(**timing.ratios[1])} if in_float else {}),
             "latency_p50_ms": Figure(record["artifact"]["latency_ms"]["p50"], *bounds95(timing.artifact_ms, 0.50)),
             "latency_p99_ms": Figure(record["artifact"]["latency_ms"]["p99"], *bounds95(timing.artifact_ms, 0.99)),
         }

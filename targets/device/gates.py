@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from targets.device.manifest import Gate, Golden
 
 LATENCY_QUANTILES = {"latency_p50_ms": 0.5, "latency_p99_ms": 0.99}
-# Each is p50 of the float trial model over p50 of the artifact.
+# Each is p50 of a float model over p50 of the artifact: of the trial, or of the artifact's own network.
 RATIOS = ("latency_ratio", "faster_than_float")
 MB = 1_000_000
 
@@ -45,9 +45,9 @@ def judge_latency(gate: Gate, latencies_ms: np.ndarray) -> Outcome:
     return Outcome(gate.name, gate.limit, measured, high, verdict)
 
 
-def judge_ratio(gate: Gate, trial_ms: np.ndarray, artifact_ms: np.ndarray) -> Outcome:
+def judge_ratio(gate: Gate, float_ms: np.ndarray, artifact_ms: np.ndarray) -> Outcome:
     """At least the limit, by the lower end of the 95% interval. [blocks, calls] each, paired by block."""
-    ratio = ratio_interval(trial_ms, artifact_ms)
+    ratio = ratio_interval(float_ms, artifact_ms)
     verdict = "pass" if ratio["low95"] >= gate.limit else "fail" if ratio["high95"] < gate.limit else "inconclusive"
     return Outcome(gate.name, gate.limit, ratio["value"], ratio["low95"], verdict)
 

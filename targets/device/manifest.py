@@ -64,7 +64,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Trial:
-    """The float model that the artifact must beat on the device. `files` are relative to payload/."""
+    """A float model that the artifact must beat on the device. `files` are relative to payload/."""
 
     runner: str
     files: tuple[str, ...]
@@ -93,8 +93,14 @@ class Manifest:
     pending_gates: tuple[Gate, ...]
     golden: Golden | None
     trial: Trial | None
+    own_float: Trial | None
     build: dict[str, Any] | None
     files: dict[str, str]
+
+    @property
+    def float_models(self) -> list[Trial]:
+        """What the artifact is timed against here."""
+        return [model for model in (self.trial, self.own_float) if model is not None]
 
 
 def read_manifest(payload: Path) -> Manifest:
@@ -148,16 +154,19 @@ def parse_manifest(value: object) -> Manifest:
         status=top.text("status"),
         pending_gates=tuple(Gate(g.text("name"), g.number("limit")) for g in top.records("pending_gates")),
         golden=_golden(top),
-        trial=_trial(top),
+        trial=_trial(top, "trial"),
+        own_float=_trial(top, "own_float"),
         build=top.mapping("build", None),
         files=files,
     )
     if manifest.status not in STATUSES:
         raise BundleError(f"{FILE}: status: {manifest.status!r} is not one of {', '.join(STATUSES)}", NEXT_STEP)
-    named = [*manifest.model_files, *(manifest.trial.files if manifest.trial else ())]
+    named = [*manifest.model_files, *(file for model in manifest.float_models for file in model.files)]
     for path in [*named, *(["golden.npz"] if manifest.golden else [])]:
         if path not in files:
             raise BundleError(f"{FILE}: {path} is used but not listed in files", NEXT_STEP)
+    if manifest.own_float and not manifest.trial:
+        raise BundleError(f"{FILE}: own_float: there is no trial beside it", NEXT_STEP)
     if not manifest.model_files:
         raise BundleError(f"{FILE}: model.files: names no file", NEXT_STEP)
     return manifest
@@ -189,12 +198,12 @@ def _golden(top: Record) -> Golden | None:
     )
 
 
-def _trial(top: Record) -> Trial | None:
-    if not top.mapping("trial", None):
+def _trial(top: Record, key: str) -> Trial | None:
+    if not top.mapping(key, None):
         return None
-    trial = top.record("trial")
+    trial = top.record(key)
     if not trial.texts("files"):
-        raise BundleError(f"{FILE}: trial.files: names no file", NEXT_STEP)
+        raise BundleError(f"{FILE}: {key}.files: names no file", NEXT_STEP)
     return Trial(trial.text("runner"), trial.texts("files"), trial.mapping("options"))
 
 

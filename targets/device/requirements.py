@@ -113,7 +113,7 @@ def _software(manifest: Manifest) -> Iterator[Check]:
         if wanted is not None and wanted not in known:
             detail = f"{name} {wanted!r} is not known here; this version has {', '.join(known)}"
             yield Check(name, "fail", detail, "install a newer device.pyz")
-    for runner in [manifest.runner, *([manifest.trial.runner] if manifest.trial else [])]:
+    for runner in dict.fromkeys([manifest.runner, *(model.runner for model in manifest.float_models)]):
         if runner not in runner_names():
             detail = f"runner {runner} is not known here; this version has {', '.join(runner_names())}"
             yield Check("runner", "fail", detail, "use a device.pyz that has it, on a device with that runtime")

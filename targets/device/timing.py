@@ -40,13 +40,12 @@ class Timing:
 def time_bundle(
     manifest: Manifest, payload: Path, runner: Runner, feeds: Sequence[dict[str, np.ndarray]], seconds: float
 ) -> Timing:
-    """Times the artifact, interleaved with the float model of a trial, until its gates are decided.
+    """Times the artifact, interleaved with the float models that the bundle carries, until its gates are decided.
 
-    seconds: in all, for each of at most MAX_ROUNDS rounds. Raises what loading the float model raises.
+    seconds: in all, for each of at most MAX_ROUNDS rounds. Raises what loading a float model raises.
     """
-    competitors = [runner]
-    if manifest.trial:
-        competitors.append(load_runner(manifest.trial.runner, payload, manifest.trial.files, manifest.trial.options))
+    models = manifest.float_models
+    competitors = [runner, *(load_runner(m.runner, payload, m.files, m.options) for m in models)]
     block = block_size(competitors, feeds)
     times: list[np.ndarray] = []
     outcomes: list[gates.Outcome] = []
@@ -63,8 +62,15 @@ def time_bundle(
 
 
 def judge(pending: Sequence[Gate], times: Sequence[np.ndarray]) -> list[gates.Outcome]:
-    """The gates that these times decide. times: of the artifact and, in a trial, the float model; [blocks, calls]."""
+    """The gates that these times decide.
+
+    times: of the artifact, the float model of a trial, and the artifact's own network in float, as far as there are
+    such models; [blocks, calls]. Without the last the trial's is the artifact's own.
+    """
     latency = [gates.judge_latency(gate, times[0]) for gate in pending if gate.name in gates.LATENCY_QUANTILES]
     if len(times) == 1:
         return latency
-    return latency + [gates.judge_ratio(gate, times[1], times[0]) for gate in pending if gate.name in gates.RATIOS]
+    against = {"latency_ratio": times[1], "faster_than_float": times[-1]}
+    return latency + [
+        gates.judge_ratio(gate, against[gate.name], times[0]) for gate in pending if gate.name in gates.RATIOS
+    ]

@@ -128,6 +128,7 @@ def test_every_limit_has_its_gate():
         ("latency_ratio", {"latency_ratio": Figure(6.1, 5.913, 6.3)}, "inconclusive", "latency_ratio: 5.91 would"),
         ("latency_ratio", {"latency_ratio": Figure(5.0, 4.9, 5.1)}, "fail", "latency_ratio: 4.9 would be met"),
         ("faster_than_float", {"latency_ratio": Figure(0.7, 0.68, 0.72)}, "fail", "this limit is fixed"),
+        ("faster_than_float", {"float_ratio": Figure(0.7, 0.68, 0.72)}, "fail", "this limit is fixed"),
         ("size_ratio", {"size_bytes": 950_000}, "fail", "size_ratio: 2 would be met"),
         ("size_mb", {"size_bytes": 1_234_567}, "fail", "size_mb: 1.24 would be met"),
         ("latency_p99_ms", {"latency_p99_ms": Figure(3.9, 3.7, 4.2)}, "inconclusive", "latency_p99_ms: 4.2 would"),

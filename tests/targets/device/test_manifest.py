@@ -119,3 +119,11 @@ def test_a_file_that_is_used_must_be_listed(record):
     without = {name: digest for name, digest in record["files"].items() if name != "trial/model.onnx"}
     with pytest.raises(BundleError, match=r"trial/model\.onnx is used but not listed"):
         parse_manifest(record | {"files": without})
+
+
+def test_the_own_network_in_float_stands_beside_the_trial(record):
+    own = record["trial"] | {"files": ["model.onnx"]}
+    models = parse_manifest(record | {"own_float": own}).float_models
+    assert [model.files for model in models] == [("trial/model.onnx",), ("model.onnx",)]
+    with pytest.raises(BundleError, match="own_float: there is no trial beside it"):
+        parse_manifest(record | {"own_float": own, "trial": None})

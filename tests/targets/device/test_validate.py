@@ -75,6 +75,17 @@ def test_an_artifact_slower_than_its_float_model_fails(tmp_path):
     assert (code, gates(report)) == (3, {"faster_than_float": "fail"})
 
 
+def test_what_beats_the_teacher_but_not_its_own_network_in_float_fails(tmp_path):
+    limits = {"latency_ratio": 0.5, "faster_than_float": 1.0}
+    pending = [{"name": name, "limit": limit} for name, limit in limits.items()]
+    bundle = make_bundle(tmp_path, trial=True, pending_gates=pending)
+    change(bundle, "model", files=["trial/model.onnx"])
+    own = {"runner": "onnxruntime_cpu", "files": ["model.onnx"], "options": {"threads": 1, "optimization": "all"}}
+    edit_manifest(bundle / "payload", lambda m: m | {"golden": {"samples": SAMPLES}, "own_float": own})
+    code, report = run(bundle)
+    assert (code, gates(report)) == (3, {"latency_ratio": "pass", "faster_than_float": "fail"})
+
+
 def test_a_ratio_without_a_float_model_stays_pending(tmp_path):
     code, report = run(make_bundle(tmp_path, pending_gates=[{"name": "latency_ratio", "limit": 6}]))
     assert (code, gates(report)["latency_ratio"]) == (0, "pending")
