@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from saturation_products import ProductAgreement, operands_and_results, same_inputs
 
 from targets.device.measure import block_size, interleave, ratio_interval
 from targets.device.runners import load_runner
@@ -44,22 +45,28 @@ class QuantizedModel:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of one model: how many 8-bit integers were compared, and the share that is equal, NaN where none
+    """Of one model: how many 8-bit integers were compared end to end, and the share that is equal, NaN where none
     was (fused dynamic products keep theirs inside); accuracies in percent.
 
+    products: each integer product given the inputs it had there.
     predicted: by the emulation; there: of the graph that ships, on the emulated processor; exact: without clipping.
     """
 
     name: str
     integers: int
     equal: float
+    products: ProductAgreement
     predicted: float
     there: float
     exact: float
 
 
 def emulator_against_qemu(models: Sequence[QuantizedModel]) -> list[Agreement]:
-    """One for each model. Every 8-bit tensor is compared, end to end: both sides start from the model's inputs."""
+    """One for each model.
+
+    Every 8-bit tensor is compared end to end: both sides start from the model's inputs. Every integer product is
+    compared by itself: both sides start from what went into it there.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         there, here = Path(scratch) / "there", Path(scratch) / "here"
         for folder in (there, here):
@@ -70,12 +77,14 @@ def emulator_against_qemu(models: Sequence[QuantizedModel]) -> list[Agreement]:
             executed = optimized(model.graph)
             watched = integer_tensors(executed)
             onnx.save(model.graph, there / f"{index}.onnx")
-            for folder, name, graph in (
-                (there, f"{index}.raw.onnx", executed),
-                (here, f"{index}.raw.onnx", without_vnni(model.graph)),
-                (here, f"{index}-exact.raw.onnx", without_vnni(model.graph, layers=())),
+            recorded = onnx.ModelProto()
+            recorded.CopyFrom(executed)
+            for folder, name, graph, names in (
+                (there, f"{index}.raw.onnx", recorded, watched + operands_and_results(executed)),
+                (here, f"{index}.raw.onnx", without_vnni(model.graph), watched),
+                (here, f"{index}-exact.raw.onnx", without_vnni(model.graph, layers=()), watched),
             ):
-                _with_outputs(graph, watched)
+                _with_outputs(graph, names)
                 onnx.save(graph, folder / name)
             np.savez(here / f"{index}-exact.npz", **_arrays(model.inputs))
         subprocess.run([*emulator(CPU), sys.executable, RUNNER, there], check=True, stderr=subprocess.DEVNULL)
@@ -89,22 +98,29 @@ def _arrays(inputs: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def _with_outputs(model: onnx.ModelProto, names: list[str]) -> None:
     known = {output.name for output in model.graph.output}
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in known)
+    added = [name for name in dict.fromkeys(names) if name not in known]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in added)
 
 
 def _agreement(model: QuantizedModel, there: Path, here: Path) -> Agreement:
     real, emulated, exact, shipped = (
         dict(np.load(f"{name}.out.npz")) for name in (f"{there}.raw", f"{here}.raw", f"{here}-exact.raw", f"{there}")
     )
-    integers = {place: array for place, array in real.items() if array.dtype.kind in "iu"}
+    integers = {place: array for place, array in emulated.items() if array.dtype.kind in "iu"}
     total = sum(array.size for array in integers.values())
-    equal = sum(int((array == emulated[place]).sum()) for place, array in integers.items())
+    equal = sum(int((array == real[place]).sum()) for place, array in integers.items())
+    names = [output.name for output in onnx.load(f"{there}.raw.onnx").graph.output]
     # Each sample was asked for alone: [samples, 1, ...].
+    alone = {name: array[:, None] for name, array in model.inputs.items()}
+    recorded = alone | {name: real[str(place)] for place, name in enumerate(names)}
     predicted, on_device, without = (
         100 * float(model.correct(answers["0"].reshape(-1, *answers["0"].shape[2:])).mean())
         for answers in (emulated, shipped, exact)
     )
-    return Agreement(model.name, total, equal / total if total else float("nan"), predicted, on_device, without)
+    return Agreement(
+        *(model.name, total, equal / total if total else float("nan"), same_inputs(model.graph, recorded)),
+        *(predicted, on_device, without),
+    )
 
 
 @dataclass(frozen=True)

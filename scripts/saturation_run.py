@@ -22,11 +22,13 @@ def run(model: Path) -> None:
         inputs = dict(arrays)
     names = [output.name for output in session.get_outputs()]
     samples = range(len(next(iter(inputs.values()))))
-    answers: list[Any] = [session.run(names, {k: array[i : i + 1] for k, array in inputs.items()}) for i in samples]
     # By place: names of tensors are no names of files.
-    stacked: dict[str, Any] = {
-        str(place): np.stack([answer[place] for answer in answers]) for place in range(len(names))
-    }
+    stacked: dict[str, Any] = {}
+    for i in samples:
+        answer = session.run(names, {k: array[i : i + 1] for k, array in inputs.items()})
+        for place, array in enumerate(map(np.asarray, answer)):
+            # Filled one by one: a large model's do not fit into memory twice.
+            stacked.setdefault(str(place), np.empty((len(samples), *array.shape), array.dtype))[i] = array
     np.savez(model.with_suffix(".out.npz"), **stacked)
 
 
