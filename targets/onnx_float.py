@@ -1,6 +1,7 @@
 """A package's float graph as quantizers want it, and what calibration samples show of it, each worked out once."""
 
 import tempfile
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from calibration.observers import Range
 from calibration.observers.histogram import Histogram
-from targets.onnx_graph import DEFAULT_DOMAINS, read_graph
+from targets.onnx_graph import DEFAULT_DOMAINS, inferred, read_graph, session_errors
 from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, ends, observe, open_session
 from targets.onnx_regions import regions_of
 from targets.target import ModelPackage, Region
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 COMPARED = 64
 # The first opset in which a QuantizeLinear has a scale for each channel.
 PER_CHANNEL = 13
+# In older opsets there are operators that the quantizers know no more.
+OLD = 10
 
 
 class FloatGraph:
@@ -81,17 +84,9 @@ class FloatGraph:
 
 def prepared(graph: "onnx.ModelProto") -> "onnx.ModelProto":
     """A graph with constants and normalizations folded, types known, and every node named."""
-    import onnx
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
     # Shapes that an exporter left contradict those of the nodes that the quantizers put in their place.
     del graph.graph.value_info[:]
-    graph = _raised(graph)
-    with tempfile.TemporaryDirectory() as folder:
-        unfolded, folded = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
-        onnx.save(graph, unfolded)
-        quant_pre_process(unfolded, folded, skip_symbolic_shape=True)
-        found = onnx.load(folded)
+    found = _folded(_raised(graph))
     del found.graph.value_info[:]
     taken = {node.name for node in found.graph.node}
     for position, node in enumerate(found.graph.node):
@@ -102,13 +97,44 @@ def prepared(graph: "onnx.ModelProto") -> "onnx.ModelProto":
     return found
 
 
+def _folded(graph: "onnx.ModelProto") -> "onnx.ModelProto":
+    """What onnxruntime's preprocessing for quantization makes of it.
+
+    That also infers shapes, and for it writes and reads the weights three times more; so it is asked only where it does
+    more than optimize: to replace old operators, or to go on with what the runtime does not take.
+    """
+    import onnx
+    import onnxruntime
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder:
+        unfolded, folded = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(graph, unfolded)
+        if _opset(graph) > OLD:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 4
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+            options.optimized_model_filepath = str(folded)
+            with suppress(*session_errors()):
+                onnxruntime.InferenceSession(unfolded, options, providers=["CPUExecutionProvider"])
+                found = onnx.load(folded)
+                add_pre_process_metadata(found)
+                return found
+        quant_pre_process(unfolded, folded, skip_symbolic_shape=True)
+        return onnx.load(folded)
+
+
+def _opset(graph: "onnx.ModelProto") -> int:
+    return next((o.version for o in graph.opset_import if o.domain in DEFAULT_DOMAINS), PER_CHANNEL)
+
+
 def _raised(graph: "onnx.ModelProto") -> "onnx.ModelProto":
     """The graph in the first opset with a scale for each channel; as it is where it is newer, or has no such form."""
     import onnx
     from onnx import version_converter
 
-    version = next((o.version for o in graph.opset_import if o.domain in DEFAULT_DOMAINS), PER_CHANNEL)
-    if version >= PER_CHANNEL:
+    if _opset(graph) >= PER_CHANNEL:
         return graph
     try:
         return version_converter.convert_version(graph, PER_CHANNEL)
@@ -122,8 +148,8 @@ def _typed_by_the_runtime(graph: "onnx.ModelProto") -> "list[onnx.ValueInfoProto
     """
     import onnx
 
-    inferred = onnx.shape_inference.infer_shapes(graph).graph
-    known = {value.name for value in (*inferred.value_info, *inferred.output) if value.type.tensor_type.elem_type}
+    typed = inferred(graph)
+    known = {value.name for value in (*typed.value_info, *typed.output) if value.type.tensor_type.elem_type}
     unknown = [name for node in graph.graph.node for name in node.output if name and name not in known]
     if not unknown:
         return []
