@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 # What is plainly wrong shows on this many samples: a drop more than three standard errors beyond the limit.
 GLANCE = 512
 STANDARD_ERRORS = 3.0
-WARM_UP = 10
+# Each has answered some feeds already, for the size of a block to be known.
+WARM_UP = 5
 # Of the validation split: on so many samples the noise of two variants of a route is compared.
 COMPARED = 64
 

@@ -1,7 +1,6 @@
 """A package's float graph as quantizers want it, and what calibration samples show of it, each worked out once."""
 
 import tempfile
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 COMPARED = 64
 # The first opset in which a QuantizeLinear has a scale for each channel.
 PER_CHANNEL = 13
-# In older opsets there are operators that the quantizers know no more.
-OLD = 10
 
 
 class FloatGraph:
@@ -100,8 +97,8 @@ def prepared(graph: "onnx.ModelProto") -> "onnx.ModelProto":
 def _folded(graph: "onnx.ModelProto") -> "onnx.ModelProto":
     """What onnxruntime's preprocessing for quantization makes of it.
 
-    That also infers shapes, and for it writes and reads the weights three times more; so it is asked only where it does
-    more than optimize: to replace old operators, or to go on with what the runtime does not take.
+    That also infers shapes, and for it writes and reads the weights three times more; so it is asked only for what the
+    runtime does not take.
     """
     import onnx
     import onnxruntime
@@ -111,22 +108,17 @@ def _folded(graph: "onnx.ModelProto") -> "onnx.ModelProto":
     with tempfile.TemporaryDirectory() as folder:
         unfolded, folded = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
         onnx.save(graph, unfolded)
-        if _opset(graph) > OLD:
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 4
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-            options.optimized_model_filepath = str(folded)
-            with suppress(*session_errors()):
-                onnxruntime.InferenceSession(unfolded, options, providers=["CPUExecutionProvider"])
-                found = onnx.load(folded)
-                add_pre_process_metadata(found)
-                return found
-        quant_pre_process(unfolded, folded, skip_symbolic_shape=True)
-        return onnx.load(folded)
-
-
-def _opset(graph: "onnx.ModelProto") -> int:
-    return next((o.version for o in graph.opset_import if o.domain in DEFAULT_DOMAINS), PER_CHANNEL)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(folded)
+        try:
+            onnxruntime.InferenceSession(unfolded, options, providers=["CPUExecutionProvider"])
+        except session_errors():
+            quant_pre_process(unfolded, folded, skip_symbolic_shape=True)
+        found = onnx.load(folded)
+    add_pre_process_metadata(found)
+    return found
 
 
 def _raised(graph: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -134,7 +126,8 @@ def _raised(graph: "onnx.ModelProto") -> "onnx.ModelProto":
     import onnx
     from onnx import version_converter
 
-    if _opset(graph) >= PER_CHANNEL:
+    version = next((o.version for o in graph.opset_import if o.domain in DEFAULT_DOMAINS), PER_CHANNEL)
+    if version >= PER_CHANNEL:
         return graph
     try:
         return version_converter.convert_version(graph, PER_CHANNEL)
