@@ -30,7 +30,7 @@ CATCHES_UP = 1.3
 MOST_REFINED = 2
 SECONDS_EACH = 0.6
 # Where only whether one is faster than float is asked.
-QUICK_SECONDS_EACH = 0.15
+QUICK_SECONDS_EACH = 0.075
 
 
 @dataclass

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from pipeline.data import Split
     from targets.target import CompiledModel
 
-BATCH = 256
+# Of a float model: enough to be quick, few enough that activations stay in the cache.
+BATCH = 16
+# Samples after which progress is told.
+TOLD = 256
 # Distinct samples that timing goes through, so that no single input decides it.
 FEEDS = 64
 
@@ -25,7 +28,7 @@ def answers(model: "CompiledModel", split: "Split", progress: Callable[[float], 
     """The model's first output for every sample, [samples, ...] float32.
 
     A quantized model answers one sample at a time, as it will: scales that are found while it runs depend on what else
-    is in a batch. A float model's answers do not, so it gets large batches and all cores.
+    is in a batch. A float model's answers do not, so it gets batches and all cores.
     """
     batch, options = 1, model.options
     if model.precision == "fp32":
@@ -35,7 +38,7 @@ def answers(model: "CompiledModel", split: "Split", progress: Callable[[float], 
     for start in range(0, len(split), batch):
         columns = {name: array[start : start + batch] for name, array in split.columns.items()}
         outputs.append(runner.run(preprocess(model.preprocessing, columns))[model.outputs[0].name])
-        if start % BATCH == 0:
+        if start % TOLD == 0:
             progress(start / len(split))
     return np.concatenate(outputs)
 

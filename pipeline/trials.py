@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 # What is plainly wrong shows on this many samples: a drop more than three standard errors beyond the limit.
 GLANCE = 512
 STANDARD_ERRORS = 3.0
-WARM_UP = 20
+# Each has answered some feeds already, for the size of a block to be known.
+WARM_UP = 5
 # Of the validation split: on so many samples the noise of two variants of a route is compared.
 COMPARED = 64
 
@@ -231,7 +232,7 @@ class Bench:
         models = [trial.compiled for trial in trials if trial.compiled is not None]
         runners = [load_runner(m.runner, m.folder, list(m.files), m.options) for m in models]
         feeds = single_samples(models[0], self.validation)
-        block = block_size(runners, feeds)
+        block = block_size(runners, feeds, seconds)
         latencies = interleave(runners, feeds, seconds=seconds, block=block, warmup=WARM_UP)
         for trial, taken in zip(trials, latencies, strict=True):
             trial.latencies_ms = taken

@@ -17,19 +17,17 @@ if TYPE_CHECKING:
 BINS = 16
 
 
-def narrowed(
-    model: "onnx.ModelProto", pool: "CalibrationSet", folder: Path, *, covering: bool = True
-) -> "CalibrationSet":
+def narrowed(model: "onnx.ModelProto | None", pool: "CalibrationSet", folder: Path) -> "CalibrationSet":
     """Of a pool the samples that are to set ranges, stored in an empty folder; a set that is no pool as it is.
 
-    covering: False takes as many by the seed alone, without running the graph.
+    model: None takes as many by the seed alone.
     """
     if not 0 < pool.wanted < len(pool):
         return pool
     chosen = (
-        choose_covering(model, pool, pool.wanted, pool.seed)
-        if covering
-        else choose_balanced(pool.labels, pool.wanted, pool.seed)
+        choose_balanced(pool.labels, pool.wanted, pool.seed)
+        if model is None
+        else choose_covering(model, pool, pool.wanted, pool.seed)
     )
     return pool.take(chosen, folder)
 

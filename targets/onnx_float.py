@@ -9,7 +9,7 @@ import numpy as np
 
 from calibration.observers import Range
 from calibration.observers.histogram import Histogram
-from targets.onnx_graph import DEFAULT_DOMAINS, read_graph
+from targets.onnx_graph import DEFAULT_DOMAINS, inferred, read_graph, session_errors
 from targets.onnx_ranges import OBSERVED_AT_ONCE, answers, ends, observe, open_session
 from targets.onnx_regions import regions_of
 from targets.target import ModelPackage, Region
@@ -81,17 +81,9 @@ class FloatGraph:
 
 def prepared(graph: "onnx.ModelProto") -> "onnx.ModelProto":
     """A graph with constants and normalizations folded, types known, and every node named."""
-    import onnx
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
     # Shapes that an exporter left contradict those of the nodes that the quantizers put in their place.
     del graph.graph.value_info[:]
-    graph = _raised(graph)
-    with tempfile.TemporaryDirectory() as folder:
-        unfolded, folded = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
-        onnx.save(graph, unfolded)
-        quant_pre_process(unfolded, folded, skip_symbolic_shape=True)
-        found = onnx.load(folded)
+    found = _folded(_raised(graph))
     del found.graph.value_info[:]
     taken = {node.name for node in found.graph.node}
     for position, node in enumerate(found.graph.node):
@@ -99,6 +91,33 @@ def prepared(graph: "onnx.ModelProto") -> "onnx.ModelProto":
             name = f"{node.op_type}_{position}"
             node.name = name if name not in taken else f"{name}_unnamed"
     found.graph.value_info.extend(_typed_by_the_runtime(found))
+    return found
+
+
+def _folded(graph: "onnx.ModelProto") -> "onnx.ModelProto":
+    """What onnxruntime's preprocessing for quantization makes of it.
+
+    That also infers shapes, and for it writes and reads the weights three times more; so it is asked only for what the
+    runtime does not take.
+    """
+    import onnx
+    import onnxruntime
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder:
+        unfolded, folded = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(graph, unfolded)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(folded)
+        try:
+            onnxruntime.InferenceSession(unfolded, options, providers=["CPUExecutionProvider"])
+        except session_errors():
+            quant_pre_process(unfolded, folded, skip_symbolic_shape=True)
+        found = onnx.load(folded)
+    add_pre_process_metadata(found)
     return found
 
 
@@ -122,8 +141,8 @@ def _typed_by_the_runtime(graph: "onnx.ModelProto") -> "list[onnx.ValueInfoProto
     """
     import onnx
 
-    inferred = onnx.shape_inference.infer_shapes(graph).graph
-    known = {value.name for value in (*inferred.value_info, *inferred.output) if value.type.tensor_type.elem_type}
+    typed = inferred(graph)
+    known = {value.name for value in (*typed.value_info, *typed.output) if value.type.tensor_type.elem_type}
     unknown = [name for node in graph.graph.node for name in node.output if name and name not in known]
     if not unknown:
         return []

@@ -1,5 +1,6 @@
 """ONNX graphs, fitted to the runtime that will read them."""
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 DEFAULT_DOMAINS = ("", "ai.onnx")
 FILE = "model.onnx"
 SESSION_ERRORS = ("Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
+# Of an initializer with more values none is a shape, or anything else that shapes depend on.
+MOST_OF_SHAPE = 1024
 
 
 def read_graph(package: ModelPackage) -> "onnx.ModelProto":
@@ -28,6 +31,33 @@ def read_graph(package: ModelPackage) -> "onnx.ModelProto":
             "build for this target from the float model",
         )
     return onnx.load(package.graph)
+
+
+def inferred(graph: "onnx.ModelProto") -> "onnx.GraphProto":
+    """The graph with types and shapes inferred, without the values of its weights: only they are long in the copying.
+
+    Raises what onnx.shape_inference raises.
+    """
+    import onnx
+
+    own = graph.graph
+    bare = onnx.GraphProto(
+        name=own.name,
+        node=own.node,
+        input=own.input,
+        output=own.output,
+        value_info=own.value_info,
+        sparse_initializer=own.sparse_initializer,
+    )
+    for tensor in own.initializer:
+        if math.prod(tensor.dims) > MOST_OF_SHAPE:
+            bare.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        else:
+            bare.initializer.append(tensor)
+    model = onnx.ModelProto(
+        ir_version=graph.ir_version, opset_import=graph.opset_import, functions=graph.functions, graph=bare
+    )
+    return onnx.shape_inference.infer_shapes(model).graph
 
 
 def fit(graph: "onnx.ModelProto", opset: int, ir_version: int) -> "onnx.ModelProto":
@@ -95,6 +125,12 @@ def write_derived(
     return derived
 
 
+def session_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises for a graph that it does not take: there is no base class of them."""
+    state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+    return tuple(getattr(state, name) for name in SESSION_ERRORS)
+
+
 @contextmanager
 def refusing(route: str) -> Generator[None]:
     """Turns what a quantization tool raises for a graph it cannot take into UnsupportedError.
@@ -103,9 +139,7 @@ def refusing(route: str) -> Generator[None]:
     """
     import onnx
 
-    state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-    runtime_errors = tuple(getattr(state, name) for name in SESSION_ERRORS)
-    tools = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, *runtime_errors)
+    tools = (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, *session_errors())
     general = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
     try:
         yield

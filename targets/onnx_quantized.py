@@ -5,6 +5,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from calibration.errors import InputError
+from targets.onnx_graph import inferred
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +88,7 @@ def kept_float(model: "onnx.ModelProto") -> str:
     import onnx
 
     graph = model.graph
-    typed = onnx.shape_inference.infer_shapes(model).graph
+    typed = inferred(model)
     floats = {
         value.name
         for value in (*typed.value_info, *typed.input, *typed.output)

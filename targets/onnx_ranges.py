@@ -10,6 +10,7 @@ from calibration.observers import Range
 from calibration.observers.histogram import Histogram
 from calibration.observers.min_max import MinMax
 from calibration.quantization import LARGEST
+from targets.onnx_graph import inferred
 
 if TYPE_CHECKING:
     import onnx
@@ -20,6 +21,8 @@ Seeing = TypeVar("Seeing", Histogram, MinMax)
 
 # Samples run at once: enough to be quick, few enough that activations stay small.
 OBSERVED_AT_ONCE = 16
+# Where little is done with activations: so few that what one node writes the next still finds in the cache.
+SKIMMED_AT_ONCE = 4
 
 
 def observe(model: "onnx.ModelProto", calibration: "CalibrationSet") -> dict[str, Histogram]:
@@ -28,21 +31,23 @@ def observe(model: "onnx.ModelProto", calibration: "CalibrationSet") -> dict[str
     Raises UnsupportedError naming the first tensor that has NaN or infinity on a calibration sample, or a range wider
     than float32 can tell.
     """
-    histograms = _observed(model, calibration, Histogram)
+    histograms = _observed(model, calibration, Histogram, OBSERVED_AT_ONCE)
     _require_widths({name: histogram.seen() for name, histogram in histograms.items()})
     return histograms
 
 
 def ends(model: "onnx.ModelProto", calibration: "CalibrationSet") -> dict[str, Range]:
     """The same tensors -> their smallest and largest value, which is quicker found. Raises as `observe` does."""
-    found = {name: seen.seen() for name, seen in _observed(model, calibration, MinMax).items()}
+    found = {name: seen.seen() for name, seen in _observed(model, calibration, MinMax, SKIMMED_AT_ONCE).items()}
     _require_widths(found)
     return found
 
 
-def _observed(model: "onnx.ModelProto", calibration: "CalibrationSet", kind: type[Seeing]) -> dict[str, Seeing]:
+def _observed(
+    model: "onnx.ModelProto", calibration: "CalibrationSet", kind: type[Seeing], batch: int
+) -> dict[str, Seeing]:
     observers: dict[str, Seeing] = {}
-    for values in activations(model, calibration, OBSERVED_AT_ONCE):
+    for values in activations(model, calibration, batch):
         for name, array in values.items():
             try:
                 observers.setdefault(name, kind()).observe(array)
@@ -76,7 +81,7 @@ def float_tensors(graph: "onnx.ModelProto") -> tuple[list[str], list[str]]:
     """Names of the float32 inputs, and of what the nodes compute in float32, in the graph's order."""
     import onnx
 
-    typed = onnx.shape_inference.infer_shapes(graph).graph
+    typed = inferred(graph)
     floats = {
         value.name
         for value in (*typed.input, *typed.value_info, *typed.output)

@@ -1,6 +1,7 @@
 """Which runtime of a profile a target serves, and the newest ONNX that the oldest version in its range reads."""
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from calibration.errors import InputError, UnsupportedError
@@ -49,6 +50,7 @@ def contains(runtime: Runtime, version: str) -> bool:
         ) from error
 
 
+@cache
 def onnxruntime_reads(runtime: Runtime) -> tuple[int, int]:
     """(opset, IR version) that every ONNX Runtime of the range reads.
 

@@ -27,7 +27,25 @@ class Observer(Protocol):
 
 def by_channel(values: np.ndarray, axis: int | None) -> np.ndarray:
     """[channels, values of each] float64; one channel without an axis. Raises ValueError at NaN or infinity."""
-    rows = values.reshape(1, -1) if axis is None else np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-    if not np.isfinite(rows).all():
-        raise ValueError("it has NaN or infinity")
+    rows = _rows(values, axis)
+    _require_finite(rows)
     return rows.astype(np.float64)
+
+
+def extremes(values: np.ndarray, axis: int | None) -> Range:
+    """The smallest and the largest value of each channel, without a copy of all. Raises as by_channel does."""
+    rows = _rows(values, axis)
+    low, high = rows.min(axis=1), rows.max(axis=1)
+    # NaN where any value is.
+    _require_finite(low)
+    _require_finite(high)
+    return low.astype(np.float64), high.astype(np.float64)
+
+
+def _rows(values: np.ndarray, axis: int | None) -> np.ndarray:
+    return values.reshape(1, -1) if axis is None else np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+
+
+def _require_finite(values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError("it has NaN or infinity")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calibration.observers import Range, by_channel
+from calibration.observers import Range, extremes
 from calibration.quantization import QuantizationScheme
 
 
@@ -17,8 +17,7 @@ class MinMax:
     def observe(self, values: np.ndarray) -> None:
         if values.size == 0:
             return
-        rows = by_channel(values, self.axis)
-        low, high = rows.min(axis=1), rows.max(axis=1)
+        low, high = extremes(values, self.axis)
         self._low = low if self._low is None else np.minimum(self._low, low)
         self._high = high if self._high is None else np.maximum(self._high, high)
 

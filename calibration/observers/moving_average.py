@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from calibration.observers import Range, by_channel
+from calibration.observers import Range, extremes
 from calibration.quantization import QuantizationScheme
 
 
@@ -17,8 +17,7 @@ class MovingAverage:
     def observe(self, values: np.ndarray) -> None:
         if values.size == 0:
             return
-        rows = by_channel(values, self.axis)
-        ends = np.stack([rows.min(axis=1), rows.max(axis=1)])
+        ends = np.stack(extremes(values, self.axis))
         self._ends = ends if self._ends is None else self.momentum * self._ends + (1 - self.momentum) * ends
 
     def range(self, scheme: QuantizationScheme) -> Range:

@@ -90,7 +90,7 @@ class Quantize:
             _ = bench.float_trial
             work.progress(0.0, "choosing calibration samples")
             (chosen_samples := Path(folder) / "calibration").mkdir()
-            samples = narrowed(read_graph(float_package), pool, chosen_samples, covering=not self.fast)
+            samples = narrowed(None if self.fast else read_graph(float_package), pool, chosen_samples)
             candidates = target.candidates(float_package, route.profile, samples)
             offered = [c for c in candidates if c.precision in wanted and c.precision in able.precisions]
             if self.fast:

@@ -91,8 +91,13 @@ def _time_block(runner: Runs, batch: list[dict[str, np.ndarray]]) -> np.ndarray:
     return times
 
 
-def block_size(runners: Sequence[Runs], feeds: Sequence[dict[str, np.ndarray]]) -> int:
-    """Calls a block such that a block of the fastest runner takes about BLOCK_MS; from 1 to 200."""
+def block_size(runners: Sequence[Runs], feeds: Sequence[dict[str, np.ndarray]], seconds: float = float("inf")) -> int:
+    """Calls a block such that a block of the fastest runner takes about BLOCK_MS; from 1 to 200.
+
+    seconds: MIN_BLOCKS of all runners are to fit in; blocks are then shorter.
+    """
     _warm(runners, feeds, 3)
-    fastest_ms = min(float(np.median(_time_block(runner, [feeds[0]] * 5))) for runner in runners) / 1e6
-    return int(min(200, max(1, BLOCK_MS / max(fastest_ms, 1e-6))))
+    each_ms = [max(float(np.median(_time_block(runner, [feeds[0]] * 5))) / 1e6, 1e-6) for runner in runners]
+    # A block has one more call, which is not counted.
+    fitting = seconds * 1e3 / MIN_BLOCKS / sum(each_ms) - 1
+    return int(min(200, max(1, min(BLOCK_MS / min(each_ms), fitting))))

@@ -49,14 +49,14 @@ def test_extremes_are_those_of_each_sample(tmp_path):
 def test_a_pool_is_narrowed_and_a_set_stays(tmp_path):
     package = convolutional(tmp_path / "model")
     pool = replace(calibration_of(package, 40), wanted=12)
-    for covering in (True, False):
-        folder = tmp_path / f"covering-{covering}"
+    for kind, model in (("covering", onnx.load(package.graph)), ("by-seed", None)):
+        folder = tmp_path / kind
         folder.mkdir()
-        chosen = narrowed(onnx.load(package.graph), pool, folder, covering=covering)
+        chosen = narrowed(model, pool, folder)
         assert (len(chosen), chosen.wanted, chosen.seed) == (12, 0, pool.seed)
         place = {name: row for row, name in enumerate(pool.ids)}
         rows = [place[name] for name in chosen.ids]
         assert np.array_equal(chosen.labels, pool.labels[rows])
         for name, array in pool.inputs.items():
             assert np.array_equal(chosen.inputs[name], array[rows])
-        assert narrowed(onnx.load(package.graph), chosen, tmp_path) is chosen
+        assert narrowed(model, chosen, tmp_path) is chosen

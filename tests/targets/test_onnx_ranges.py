@@ -9,7 +9,7 @@ from calibration.errors import UnsupportedError
 from targets.device.golden import sqnr_db
 from targets.onnx_float import COMPARED, FloatGraph
 from targets.onnx_quantization import StaticScheme, static
-from targets.onnx_ranges import answers, float_tensors, observe
+from targets.onnx_ranges import answers, ends, float_tensors, observe
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
 from tests.models import calibration_of, convolutional, transformer
@@ -59,14 +59,24 @@ def test_the_batches_do_not_matter(tmp_path, monkeypatch):
             assert moved <= 0.01 * histogram.counts.sum()
 
 
+def test_ends_are_those_of_the_histograms(tmp_path):
+    package = convolutional(tmp_path / "model")
+    graph, calibration = FloatGraph(package, calibration_of(package)).model, calibration_of(package)
+    found, histograms = ends(graph, calibration), observe(graph, calibration)
+    assert found.keys() == histograms.keys()
+    for name, reached in found.items():
+        assert np.allclose(reached, histograms[name].seen(), rtol=1e-5, atol=1e-6)
+
+
 def test_a_tensor_without_a_number_is_named(tmp_path):
     package = convolutional(tmp_path / "model")
     graph = FloatGraph(package, calibration_of(package)).model
     first = graph.graph.node[0].output[0]
     graph.graph.node.append(onnx.helper.make_node("Log", [first], ["logarithm"]))
     assert "logarithm" in float_tensors(graph)[1]
-    with pytest.raises(UnsupportedError, match="tensor logarithm: it has NaN or infinity on calibration samples"):
-        observe(graph, calibration_of(package))
+    for look in (observe, ends):
+        with pytest.raises(UnsupportedError, match="tensor logarithm: it has NaN or infinity on calibration samples"):
+            look(graph, calibration_of(package))
 
 
 def test_the_method_that_answers_best_is_kept_and_said(tmp_path):

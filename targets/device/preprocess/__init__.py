@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def preprocess_kinds() -> list[str]:
+@lru_cache(maxsize=1)
+def preprocess_kinds() -> tuple[str, ...]:
     """The kinds this version has."""
-    return names(__path__)
+    return tuple(names(__path__))
 
 
 def preprocess(settings: Mapping[str, Any], columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -65,6 +65,14 @@ def test_a_block_is_long_against_the_clock_and_never_empty():
     assert block_size([Clockwork("a", 40_000, [])], feeds) == 1
 
 
+def test_blocks_of_all_fit_into_the_time_that_there_is():
+    feeds = [{"x": np.array([0])}]
+    runners = [Clockwork("a", 1000, []), Clockwork("b", 4000, [])]
+    block = block_size(runners, feeds, seconds=0.2)
+    assert 1 <= block <= 4
+    assert block_size(runners, feeds, seconds=0.01) == 1
+
+
 def test_a_larger_model_takes_longer_and_more_memory(tmp_path):
     payload = make_bundle(tmp_path) / "payload"
     write_model(tmp_path / "large.onnx", layers(depth=6, width=1024))
