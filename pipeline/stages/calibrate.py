@@ -40,7 +40,7 @@ class Calibrate:
     takes: ClassVar = ("task", "data", "calibration_source", "tokenizer")
     gives: ClassVar = "calibration"
     distributions: ClassVar = ("numpy",)
-    revision: ClassVar = 2
+    revision: ClassVar = 3
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
