@@ -53,6 +53,7 @@ class OnnxruntimeCpu:
             opset=opset,
             ir_version=ir_version,
             imitated=CLIPPING if narrow else "",
+            loads=True,
         )
 
     def fingerprint(self) -> dict[str, str]:

@@ -2,10 +2,14 @@
 
 import sys
 
+import fault_models
+import fault_ways
 import onnx
 import pytest
 
 from calibration.divergence import first
+from pipeline.diff import float_reference, layers_of
+from targets.onnx_pairs import can_clip
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +46,11 @@ def test_what_was_changed_before_it_was_quantized_raises_no_alarm(faults, name):
 def test_a_halved_bias_is_no_correction(faults, name):
     """Behind a ReLU too, where much of what it changes is cut off."""
     spoilt = onnx.ModelProto()
-    spoilt.CopyFrom(faults.artifact_of(name))
+    spoilt.CopyFrom(fault_models.artifact_of(name))
     node = [node for node in spoilt.graph.node if node.op_type == "Conv"][3]
     bias = next(n for n in spoilt.graph.node if node.input[2] in n.output)
-    faults.rewrite(spoilt, bias.name, lambda integers: integers // 2)
-    finding = first(faults.layers_of(faults.float_reference(faults.graph_of(name)), spoilt, faults.feeds()))
+    fault_ways.rewrite(spoilt, bias.name, lambda integers: integers // 2)
+    finding = first(layers_of(float_reference(fault_models.graph_of(name)), spoilt, fault_models.feeds()))
     assert finding is not None
     assert finding.op in (node.name, bias.name)
 
@@ -57,16 +61,16 @@ def test_sums_that_overflow_on_an_older_processor_are_named(faults):
     finding = first(faults.unspoilt("depthwise", "Haswell"))
     assert finding is not None
     assert finding.kind == "saturation"
-    node = faults.node_of(faults.artifact_of("depthwise"), finding.op)
-    assert faults.can_clip(faults.artifact_of("depthwise"), node)
+    node = fault_ways.node_of(fault_models.artifact_of("depthwise"), finding.op)
+    assert can_clip(fault_models.artifact_of("depthwise"), node)
 
 
 @pytest.mark.slow
 def test_guarded_weights_raise_no_alarm_there(faults):
-    float_graph = faults.graph_of("depthwise")
-    guarded = faults.quantized(float_graph, "depthwise", "pairs")
-    emulated = faults._emulator("Haswell")
-    layers = faults.layers_of(faults.float_reference(float_graph), guarded, faults.feeds(), emulated)
+    float_graph = fault_models.graph_of("depthwise")
+    guarded = fault_models.quantized(float_graph, "depthwise", "pairs")
+    emulated = fault_models.emulation("Haswell")
+    layers = layers_of(float_reference(float_graph), guarded, fault_models.feeds(), emulated)
     assert first(layers) is None
 
 
