@@ -21,7 +21,7 @@ from tests.pipeline.tiny import write_project
 
 STAGES = [
     "prepare", "calibrate", "load teacher", "load student", "predict", "distill", "prune", "export teacher", "export",
-    "quantize", "compile teacher", "compile", "validate", "package",
+    "quantize", "compile teacher", "compile float", "compile", "validate", "package",
 ]  # fmt: skip
 EDGEWRIGHT = str(Path(sys.executable).with_name("edgewright"))
 

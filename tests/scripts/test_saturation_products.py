@@ -13,7 +13,7 @@ from saturation_figures import CPU, RUNNER
 from saturation_products import operands_and_results, same_inputs
 
 from calibration.saturation import HIGHEST, LOWEST
-from targets import onnx_saturation
+from targets import onnx_clipped_sums
 from targets.onnx_products import optimized
 from targets.onnx_quantization import quiet
 from targets.onnx_saturation import without_vnni
@@ -142,8 +142,8 @@ def test_what_moves_between_the_products_does_not_count(quantized, there):
     ],
 )
 def test_an_emulation_that_clips_elsewhere_is_not_equal(quantized, there, monkeypatch, name, lowest, highest):
-    monkeypatch.setattr(onnx_saturation, "LOWEST", lowest)
-    monkeypatch.setattr(onnx_saturation, "HIGHEST", highest)
+    monkeypatch.setattr(onnx_clipped_sums, "LOWEST", lowest)
+    monkeypatch.setattr(onnx_clipped_sums, "HIGHEST", highest)
     found = same_inputs(quantized[name][0], there[name])
     assert found.equal < 0.9999
     assert found.clipped_equal < 1
