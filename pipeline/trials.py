@@ -206,7 +206,7 @@ class Bench:
         (folder / "package").mkdir()
         trial.package = make(folder / "package")
         compiled = self._compiled(folder, trial.package)
-        if self.capabilities.answers_here and not self.capabilities.loads:
+        if self.capabilities.answers_here:
             # What crashes the runtime must not take this process with it.
             load_ms(compiled.runner, compiled.folder, compiled.files, compiled.options)
         trial.compiled = compiled

@@ -53,7 +53,6 @@ class OnnxruntimeCpu:
             opset=opset,
             ir_version=ir_version,
             imitated=CLIPPING if narrow else "",
-            loads=True,
         )
 
     def fingerprint(self) -> dict[str, str]:

@@ -117,7 +117,6 @@ class Capabilities:
     precisions: those that the runtime, the profile and this target have in common, best for speed first.
     opset, ir_version: the newest that the oldest runtime of the profile's range reads.
     imitated: what of the device's arithmetic this machine does otherwise and simulate() imitates; empty where nothing.
-    loads: compile() loads what it made in this process, so that nobody need try first in another whether that crashes.
     """
 
     executes_here: bool
@@ -128,7 +127,6 @@ class Capabilities:
     opset: int
     ir_version: int
     imitated: str = ""
-    loads: bool = False
 
     @property
     def answers_as_it_ships(self) -> bool:

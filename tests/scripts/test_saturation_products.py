@@ -2,13 +2,12 @@
 
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
 from saturation_figures import CPU, RUNNER
 from saturation_products import operands_and_results, same_inputs
 
@@ -18,18 +17,10 @@ from targets.onnx_products import optimized
 from targets.onnx_quantization import quiet
 from targets.onnx_saturation import without_vnni
 from targets.transport.qemu import emulator
+from tests.calibration_reader import Readings
 
 SAMPLES, WIDTH, OUTPUTS, SIDE, CHANNELS = 4, 32, 24, 6, 8
 KINDS = ("dynamic", "static")
-
-
-class Readings(CalibrationDataReader):
-    def __init__(self, x):
-        self.feeds = iter([{"x": x}])
-
-    def get_next(self):
-        feed: Any = next(self.feeds, None)
-        return feed
 
 
 def graph_of(nodes, constants, x, y):

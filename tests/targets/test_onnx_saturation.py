@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import onnx
@@ -10,7 +9,6 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
-    CalibrationDataReader,
     QuantFormat,
     QuantType,
     quantize_dynamic,
@@ -26,19 +24,11 @@ from targets.onnx_quantization import quiet
 from targets.onnx_repair import rescaled, unsaturated
 from targets.onnx_saturation import saturating_layers, without_vnni
 from targets.transport.qemu import emulator
+from tests.calibration_reader import Readings
 from tests.run_onnx import run
 
 SAMPLES = 4
 QUANTIZED = ["static", "signed", "qoperator", "per_tensor", "dynamic"]
-
-
-class Readings(CalibrationDataReader):
-    def __init__(self, x):
-        self.feeds = iter([{"x": x}])
-
-    def get_next(self):
-        feed: Any = next(self.feeds, None)
-        return feed
 
 
 def network():
