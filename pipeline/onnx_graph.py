@@ -123,8 +123,16 @@ def run_graph(opened: "onnxruntime.InferenceSession", feeds: Mapping[str, np.nda
         return np.asarray(opened.run(["logits"], dict(feeds))[0])
 
 
-def has_attention(model: "onnx.ModelProto") -> bool:
-    """Whether the graph multiplies two computed matrices, as attention does and convolutional networks do not."""
+def architecture_of(model: "onnx.ModelProto") -> str:
+    """A ModelPackage's architecture, by the operators of the graph."""
+    if _has_attention(model):
+        return "transformer"
+    recurrent = any(node.op_type in ("LSTM", "GRU", "RNN") for node in model.graph.node)
+    return "recurrent" if recurrent else "convolutional"
+
+
+def _has_attention(model: "onnx.ModelProto") -> bool:
+    """Whether the graph multiplies two computed matrices, as attention does and other networks do not."""
     constant = {t.name for t in model.graph.initializer} | {""}
     for node in model.graph.node:
         if all(name in constant for name in node.input):

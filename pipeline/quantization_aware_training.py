@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from calibration.errors import UnsupportedError
+from pipeline.compiling import compiled
 from pipeline.distillation import Distillation
 from pipeline.evaluate import answers
 from pipeline.model import run_model
@@ -64,7 +65,7 @@ class Runtime:
         out = self.folder / name
         out.mkdir()
         if target.capabilities(self.route.profile).answers_as_it_ships:
-            return answers(target.compile(package, self.route.profile, self.route.threads, out), self.validation)
+            return answers(compiled(package, target, self.route, out), self.validation)
         return answers(target.simulate(package, self.route.profile, out), self.validation)
 
     def figures(self, found: np.ndarray) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration.errors import EdgewrightError, UnsupportedError
+from pipeline.compiling import compiled, refused_by_runtime
 from pipeline.evaluate import answers, single_samples
 from targets.device.errors import DeviceError
-from targets.device.fresh import load_ms
 from targets.device.golden import sqnr_db
 from targets.device.measure import block_size, interleave, ratio_interval
 from targets.device.runners import load_runner
@@ -105,17 +105,20 @@ class Bench:
 
     @cached_property
     def float_trial(self) -> Trial:
-        """The model as it is. Raises UnsupportedError where the target cannot take it."""
-        compiled = self._compiled(self._folder(), self.float_package)
-        scores = self._scores(self._answering(self.float_package, compiled), self.validation)
-        trial = Trial(
-            "float", self.float_package.precision, package=self.float_package, compiled=compiled, scores=scores
-        )
+        """The model as it is. Raises UnsupportedError where the target or its runtime cannot take it."""
+        # Not loaded apart: the build has run this graph before, when it was exported.
+        out = self._folder() / "compiled"
+        made = self.target.compile(self.float_package, self.device.profile, self.device.threads, out)
+        try:
+            scores = self._scores(self._answering(self.float_package, made), self.validation)
+        except DeviceError as error:
+            raise refused_by_runtime(error) from error
+        trial = Trial("float", self.float_package.precision, package=self.float_package, compiled=made, scores=scores)
         trial.figures = {
             "accuracy": float(scores.mean()),
             "drop_points": 0.0,
             "samples": len(scores),
-            "size_bytes": compiled.size_bytes,
+            "size_bytes": made.size_bytes,
         }
         return trial
 
@@ -203,14 +206,9 @@ class Bench:
     def _make(self, trial: Trial, make: "Callable[[Path], ModelPackage]") -> None:
         start = time.monotonic()
         folder = self._folder()
-        (folder / "package").mkdir()
         trial.package = make(folder / "package")
-        compiled = self._compiled(folder, trial.package)
-        if self.capabilities.answers_here:
-            # What crashes the runtime must not take this process with it.
-            load_ms(compiled.runner, compiled.folder, compiled.files, compiled.options)
-        trial.compiled = compiled
-        trial.figures["size_bytes"] = compiled.size_bytes
+        trial.compiled = compiled(trial.package, self.target, self.device, folder / "compiled")
+        trial.figures["size_bytes"] = trial.compiled.size_bytes
         trial.make_seconds = time.monotonic() - start
 
     def _check_answers(self, trial: Trial, model: "CompiledModel") -> str:
@@ -241,11 +239,11 @@ class Bench:
                 trial.figures["ratio_to_float"] = ratio_interval(latencies[0], taken)
 
     def _folder(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self.folder))
-
-    def _compiled(self, folder: Path, package: "ModelPackage") -> "CompiledModel":
-        (folder / "compiled").mkdir()
-        return self.target.compile(package, self.device.profile, self.device.threads, folder / "compiled")
+        """For one package and what comes of it."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        for part in ("package", "compiled"):
+            (folder / part).mkdir()
+        return folder
 
     def _answering(self, package: "ModelPackage", compiled: "CompiledModel") -> "CompiledModel":
         """What gives the answers of a package here: what ships, or a simulation of it."""

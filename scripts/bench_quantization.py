@@ -63,7 +63,7 @@ def package_of(model: BenchModel) -> ModelPackage:
         dims={"batch": (1, 1, 256)},
         preprocessing=model.data.make_task().preprocessing(model.data.folder),
         precision="fp32",
-        architecture="transformer" if model.architecture == "transformer" else "convolutional",
+        architecture=model.architecture,
         macs=1,
         parameters=1,
     )

@@ -45,7 +45,7 @@ INTEGER = frozenset(
 
 # What int8 makes smaller or faster by itself: the rest is quantized for the sake of these.
 HEAVY = frozenset(("Conv", "ConvTranspose", "MatMul", "Gemm", "Gather"))
-INTEGER_PRODUCT = re.compile(r"QLinear(Conv|MatMul)|QGemm|DynamicQuantizeMatMul|\w+Integer\w*|MatMulNBits")
+INTEGER_PRODUCT = re.compile(r"QLinear(Conv|MatMul)|QGemm|DynamicQuantize(MatMul|LSTM)|\w+Integer\w*|MatMulNBits")
 
 
 def refuse_quantized(model: "onnx.ModelProto", where: str) -> None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 # What int8 is for: everything else is quantized so that their answers need not become float in between.
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+# A recurrent layer is integer in dynamic routes only, which have no pairs around it.
+HEADS = (*PRODUCTS, "LSTM")
 
 
 def regions_of(graph: "onnx.ModelProto") -> tuple[Region, ...]:
@@ -21,7 +23,7 @@ def regions_of(graph: "onnx.ModelProto") -> tuple[Region, ...]:
     found: list[list[onnx.NodeProto]] = []
     before: list[onnx.NodeProto] = []
     for node in graph.graph.node:
-        if node.op_type in PRODUCTS:
+        if node.op_type in HEADS:
             found.append([*before, node])
             before = []
         elif found:
@@ -41,7 +43,7 @@ def kinds_of(graph: "onnx.ModelProto") -> tuple[Region, ...]:
 
 
 def _label(nodes: "Iterable[onnx.NodeProto]") -> str:
-    return next(node.name for node in nodes if node.op_type in PRODUCTS)
+    return next(node.name for node in nodes if node.op_type in HEADS)
 
 
 def _kind(node: "onnx.NodeProto", weights: "dict[str, onnx.TensorProto]") -> str:

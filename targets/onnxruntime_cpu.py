@@ -89,12 +89,13 @@ class OnnxruntimeCpu:
         nncf = nncf_onnx("nncf", graph, able, saturating=narrow)
         # A matrix product whose answer is float adds its bias by itself; what follows is float more often than not.
         products = StaticScheme("uint8", PRODUCTS, guard=guard, float_outputs=("MatMul", "Gemm"))
+        by_sample = dynamic(f"dynamic{ending}", graph, able, guard)
         if package.architecture == "transformer":
             # Ranges of a transformer's activations depend on the sample: dynamic ones hold where static ones break, and
             # static ones of everything (attention masks, softmax) break first.
             tables = replace(products, operators=(*PRODUCTS, "Gather"))
             return (
-                dynamic(f"dynamic{ending}", graph, able, guard),
+                by_sample,
                 made(f"static-u8s8-products{ending}", tables),
                 made(f"static-u8s8{ending}", unsigned),
                 nncf,
@@ -102,24 +103,25 @@ class OnnxruntimeCpu:
         # The same as pairs, with the integer operators that the runtime would make of them when it loads the file.
         pairs = made(f"static-u8s8{ending}", unsigned)
         fused = replace(made(f"static-u8s8-fused{ending}", replace(unsigned, fused=True)), form_of=pairs.name)
-        routes = (nncf, made(f"static-s8s8{ending}", signed), made(f"static-u8s8-products{ending}", products), fused)
+        signs, sparse = made(f"static-s8s8{ending}", signed), made(f"static-u8s8-products{ending}", products)
+        routes = (pairs, nncf, signs, sparse, fused)
         if profile.architecture == "aarch64":
-            return (made("static-s8s8", signed), pairs, *routes[2:], nncf)
-        return (pairs, *routes)
+            routes = (signs, pairs, sparse, fused, nncf)
+        if package.architecture == "recurrent":
+            # The runtime has an LSTM of int8 weights, whose activations are quantized as they come, and no other.
+            return (by_sample, *routes)
+        return routes
 
     def compile(self, package: ModelPackage, profile: DeviceProfile, threads: int, out: Path) -> CompiledModel:
         """The graph in the opset and IR version of the oldest runtime in the range.
 
-        Raises UnsupportedError where there is no such form or this machine's runtime does not load it.
+        Raises UnsupportedError where there is no such form.
         """
         import onnx
 
-        from targets.device.errors import DeviceError
-        from targets.device.runners import load_runner
-
         able = self.capabilities(profile)
         onnx.save(fit(read_graph(package), able.opset, able.ir_version), out / FILE)
-        compiled = CompiledModel.of(
+        return CompiledModel.of(
             package,
             out,
             target=NAME,
@@ -134,11 +136,6 @@ class OnnxruntimeCpu:
                 "python_packages": ["numpy", "onnxruntime"],
             },
         )
-        try:
-            load_runner(RUNNER, out, list(compiled.files), compiled.options)
-        except DeviceError as error:
-            raise UnsupportedError(error.message, error.next_step) from error
-        return compiled
 
     def simulate(self, package: ModelPackage, profile: DeviceProfile, out: Path) -> CompiledModel:
         """The artifact; for a CPU without VNNI a graph that computes what that does (targets/onnx_saturation.py).

@@ -35,7 +35,7 @@ class ModelPackage:
     preprocessing: settings for the file of targets/device/preprocess that its "kind" names.
     assets: tokenizer and other files that travel with the model.
     precision: "fp32", "fp16" or "int8".
-    architecture: "convolutional" or "transformer"; what placements and rules may depend on.
+    architecture: "convolutional", "recurrent" or "transformer"; what placements and rules may depend on.
     macs, parameters: of one sample.
     notes: what a quantization route decided on its way, for the report.
     """

@@ -1,4 +1,4 @@
-"""ModelPackages made by hand: a residual convolutional network and a transformer, both tiny."""
+"""ModelPackages made by hand: a residual convolutional network, a transformer and a recurrent network, all tiny."""
 
 from pathlib import Path
 
@@ -113,6 +113,18 @@ def transformer(folder: Path) -> ModelPackage:
     settings = {"kind": "text", "inputs": names, "max_length": TOKENS, "tokenizer": "tokenizer.json"}
     specs = [TensorSpec(name, "int64", (BATCH, TOKENS)) for name in names]
     return save(g, folder, specs, "transformer", settings, opset=20)
+
+
+def recurrent(folder: Path) -> ModelPackage:
+    """[batch, 16, 32] -> [batch, 4]: an LSTM along the second axis, its last state and a head."""
+    g = Graph(0)
+    x = g.add("Transpose", "frames", perm=[1, 0, 2])
+    gates = [g.weight(1, 4 * HIDDEN, HIDDEN, scale=0.2) for _ in range(2)]
+    g.nodes.append(helper.make_node("LSTM", [x, *gates], ["", "last"], "lstm", hidden_size=HIDDEN))
+    x = g.add("Squeeze", "last", g.constant(np.array([0], np.int64)))
+    g.add("Gemm", x, g.weight(HIDDEN, CLASSES), g.weight(CLASSES, scale=0.1), out="logits")
+    spec = TensorSpec("frames", "float32", (BATCH, TOKENS, HIDDEN))
+    return save(g, folder, [spec], "recurrent", {"kind": "none"}, opset=20)
 
 
 def inputs_of(package: ModelPackage, samples: int, seed: int = 1) -> dict[str, np.ndarray]:

@@ -19,10 +19,11 @@ class Compile:
     revision: ClassVar = 1
 
     def __call__(self, work: "Work", *, package: Path, device: "Device") -> None:
-        """Raises UnsupportedError where the target cannot take the model for this device."""
+        """Raises UnsupportedError where the target cannot take the model, or its runtime does not load it."""
+        from pipeline.compiling import compiled
         from targets.plugins import load
         from targets.target import ModelPackage
 
         target = load("targets", device.target, work.recipe_folder)()
-        compiled = target.compile(ModelPackage.load(package), device.profile, device.threads, work.out)
-        work.progress(1.0, f"{compiled.precision}, {compiled.size_bytes / 1e6:.2f} MB, {compiled.status}")
+        made = compiled(ModelPackage.load(package), target, device, work.out)
+        work.progress(1.0, f"{made.precision}, {made.size_bytes / 1e6:.2f} MB, {made.status}")

@@ -27,7 +27,7 @@ class Export:
     takes: ClassVar = ("task", "data", "model")
     gives: ClassVar = "package"
     distributions: ClassVar = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "onnxruntime")
-    revision: ClassVar = 2
+    revision: ClassVar = 3
 
     def __call__(self, work: "Work", *, task: "Task", data: Path, model: Path) -> None:
         import numpy as np
@@ -35,7 +35,7 @@ class Export:
 
         from pipeline.data import load_split
         from pipeline.model import ModelRecord
-        from pipeline.onnx_graph import conform, has_attention, read_graph, specs
+        from pipeline.onnx_graph import architecture_of, conform, read_graph, specs
         from pipeline.samples import Samples
         from targets.target import ModelPackage
 
@@ -57,7 +57,7 @@ class Export:
             dims=task.dims(),
             preprocessing=preprocessing,
             precision="fp32",
-            architecture="transformer" if has_attention(graph) else "convolutional",
+            architecture=architecture_of(graph),
             macs=record.macs,
             parameters=record.parameters,
             assets=_copy_assets(data, work.out),

@@ -9,7 +9,15 @@ from calibration.errors import UnsupportedError
 from calibration.saturation import LARGEST_PAIR, as_matrix, largest_pair
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import Runtime, load_profile
-from tests.models import answers_of, calibration_of, convolutional, inputs_of, transformer
+from tests.models import (
+    answers_of,
+    calibration_of,
+    convolutional,
+    inputs_of,
+    recurrent,
+    signal_to_noise_db,
+    transformer,
+)
 
 HOST = load_profile("host")
 PI = load_profile("raspberry-pi-5")
@@ -37,6 +45,30 @@ def test_the_rule_follows_the_processor_and_the_architecture(tmp_path):
     assert names(network, PI)[0] == "static-s8s8"
     assert names(network, plain)[0] == "static-u8s8-unsaturated"
     assert names(text, NUC)[0] == names(text, PI)[0] == "dynamic"
+
+
+def test_a_recurrent_layer_gets_integer_weights(tmp_path):
+    package = recurrent(tmp_path / "r")
+    first = OnnxruntimeCpu().candidates(package, HOST, calibration_of(package))[0]
+    for folder in ("made", "float", "int8"):
+        (tmp_path / folder).mkdir()
+    made = first.make(tmp_path / "made")
+    assert "DynamicQuantizeLSTM" in [node.op_type for node in onnx.load(made.graph).graph.node]
+    inputs = inputs_of(package, 1)
+    expected = answers_of(OnnxruntimeCpu().compile(package, HOST, 1, tmp_path / "float"), inputs)
+    found = answers_of(OnnxruntimeCpu().compile(made, HOST, 1, tmp_path / "int8"), inputs)
+    assert signal_to_noise_db(expected, found) > 25
+    assert [region.name for region in first.regions()] == ["lstm", "Gemm_3"]
+
+
+def test_a_recurrent_layer_left_in_float_stays_as_it_was(tmp_path):
+    package = recurrent(tmp_path / "r")
+    first = OnnxruntimeCpu().candidates(package, HOST, calibration_of(package))[0]
+    (tmp_path / "made").mkdir()
+    made = first.make(tmp_path / "made", frozenset(first.regions()[0].nodes))
+    operators = [node.op_type for node in onnx.load(made.graph).graph.node]
+    assert "LSTM" in operators
+    assert "DynamicQuantizeLSTM" not in operators
 
 
 def test_without_vnni_no_pair_of_weights_is_in_danger(tmp_path):
