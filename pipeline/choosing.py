@@ -6,6 +6,7 @@ their answers; the fastest of them is then looked into, layer by layer.
 
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pipeline.refinement import Refinement, Sensitivity
@@ -47,12 +48,12 @@ class Choosing:
     work: "Work"
     seconds: float
     refine: bool = True
-    trials: "list[Trial]" = field(init=False)
     known: "dict[Candidate, list[Sensitivity]]" = field(default_factory=dict)
     behind: "list[Trial]" = field(init=False, default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.trials = [self.float_trial]
+    @cached_property
+    def trials(self) -> "list[Trial]":
+        return [self.float_trial]
 
     @property
     def float_trial(self) -> "Trial":
@@ -122,10 +123,12 @@ class Choosing:
 
     def _sketches(self) -> "list[Trial]":
         """Each route as it is, timed; without those that cannot be made."""
+        sketches: list[Trial] = []
         for position, candidate in enumerate(self.candidates):
             self._progress(position, f"{candidate.name}, as it is")
-            self.trials.append(self.bench.sketch(candidate))
-        made = [trial for trial in self.trials[1:] if trial.compiled is not None]
+            sketches.append(self.bench.sketch(candidate))
+        self.trials += sketches
+        made = [trial for trial in sketches if trial.compiled is not None]
         if made:
             self.bench.time([self.float_trial, *made], self._seconds(len(made)))
         return sorted(made, key=speed, reverse=True)

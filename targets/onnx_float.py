@@ -106,15 +106,15 @@ def _folded(graph: "onnx.ModelProto") -> "onnx.ModelProto":
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:
-        unfolded, folded = Path(folder) / "float.onnx", Path(folder) / "prepared.onnx"
-        onnx.save(graph, unfolded)
+        folded = Path(folder) / "prepared.onnx"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(folded)
         try:
-            onnxruntime.InferenceSession(unfolded, options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except session_errors():
+            onnx.save(graph, unfolded := Path(folder) / "float.onnx")
             quant_pre_process(unfolded, folded, skip_symbolic_shape=True)
         found = onnx.load(folded)
     add_pre_process_metadata(found)

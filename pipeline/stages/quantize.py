@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -33,7 +34,8 @@ class Quantize:
     dtype: the smallest type that may be used; int8 admits routes to float16 too.
     max_drop: points of the metric, on the validation split, that quantization may cost.
     seconds: for finding layers that are better left in float, after the target's routes have all been tried.
-    fast: tries the target's first route alone, as it is, on some validation samples: for a first look.
+    fast: tries the target's first route alone, as it is, on some validation samples, which refuse only what is plainly
+        wrong: for a first look.
 
     Writes the chosen package and choice.json, which has everything that was tried, with figures and reasons; in
     `trainable` a route that is faster and loses too much, for stage `qat`.
@@ -47,7 +49,7 @@ class Quantize:
     takes: ClassVar = ("task", "data", "calibration", "package", "route")
     gives: ClassVar = "package"
     distributions: ClassVar = ("numpy",)
-    revision: ClassVar = 6
+    revision: ClassVar = 7
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < float("inf"):
@@ -77,17 +79,19 @@ class Quantize:
         started = time.monotonic()
         target = load("targets", route.target, work.recipe_folder)()
         able = target.capabilities(route.profile)
-        with tempfile.TemporaryDirectory(dir=work.scratch) as folder:
+        with tempfile.TemporaryDirectory(dir=work.scratch) as folder, ThreadPoolExecutor(1) as aside:
             float_package = ModelPackage.load(package)
             validation = load_split(data, "validation")
-            if self.fast:
-                validation = validation.take(spread(len(validation), QUICK_SAMPLES))
-            bench = Bench(task, validation, target, route, able, float_package, Path(folder), self.max_drop)
+            some = validation.take(spread(len(validation), QUICK_SAMPLES)) if self.fast else validation
+            whole = len(some) == len(validation)
+            bench = Bench(task, some, target, route, able, float_package, Path(folder), self.max_drop, aside, whole)
             wanted = ("int8", "fp16") if self.dtype == "int8" else ("fp16",)
             pool = CalibrationSet.load(calibration)
             require_fitting(pool, float_package)
-            # First of all, since it raises what the target has to say of a model that it cannot take.
-            _ = bench.float_trial
+            bench.begin()
+            if not self.fast:
+                # First of all, since it raises what the target has to say of a model that it cannot take.
+                _ = bench.float_trial
             work.progress(0.0, "choosing calibration samples")
             (chosen_samples := Path(folder) / "calibration").mkdir()
             samples = narrowed(None if self.fast else read_graph(float_package), pool, chosen_samples)
