@@ -27,7 +27,7 @@ class Export:
     takes: ClassVar = ("task", "data", "model")
     gives: ClassVar = "package"
     distributions: ClassVar = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "onnxruntime")
-    revision: ClassVar = 3
+    revision: ClassVar = 4
 
     def __call__(self, work: "Work", *, task: "Task", data: Path, model: Path) -> None:
         import numpy as np
@@ -36,6 +36,7 @@ class Export:
         from pipeline.data import load_split
         from pipeline.model import ModelRecord
         from pipeline.onnx_graph import architecture_of, conform, read_graph, specs
+        from pipeline.onnx_shapes import BATCHES, settled
         from pipeline.samples import Samples
         from targets.target import ModelPackage
 
@@ -47,6 +48,7 @@ class Export:
         expected = _write(work, task, model, record, samples, path)
         graph = read_graph(path)
         conform(graph, record.inputs, str(path))
+        graph = settled(graph, [_first(samples, size) for size in BATCHES])
         onnx.save(graph, path)
         _compare(path, samples, expected, record)
         ModelPackage(
@@ -63,6 +65,13 @@ class Export:
             assets=_copy_assets(data, work.out),
             torch_description=_copy_description(model, record, work.out),
         ).save()
+
+
+def _first(samples: "Samples", size: int) -> "dict[str, np.ndarray]":
+    """The inputs of so many samples; of fewer that there are, again from the first."""
+    import torch
+
+    return {name: tensor.numpy() for name, tensor in samples.batch(torch.arange(size) % len(samples)).items()}
 
 
 def _write(
