@@ -36,8 +36,9 @@ os.environ["PATH"] = f"{ROOT / '.tools/qemu/usr/bin'}{os.pathsep}{os.environ['PA
 # Test samples that an emulated processor answers; one takes it up to a second.
 EMULATED_SAMPLES = {"minilm": 100, "minilm-2": 200}
 MOST_EMULATED = 500
-# The imitation answers many more.
-IMITATED_SAMPLES = 3000
+# The imitation answers more.
+IMITATED_SAMPLES = {"minilm": 300, "minilm-2": 600, "vit": 1000}
+MOST_IMITATED = 3000
 REPAIR_SECONDS = 2.0
 TRAINED = ("resnet", "mobilenet", "convnext", "vit", "words-cnn")
 QUICK = ("resnet", "convnext", "minilm-2")
@@ -113,7 +114,8 @@ def unguarded_models(*, emulated: bool) -> "tuple[QuantizedModel, ...]":
                 route = dynamic("dynamic", graph, able, "none")
             quantized = onnx.load(route.make(Path(folder)).graph)
         test = load_split(model.data.folder, "test")
-        most = EMULATED_SAMPLES.get(model.name, MOST_EMULATED) if emulated else IMITATED_SAMPLES
+        samples, most = (EMULATED_SAMPLES, MOST_EMULATED) if emulated else (IMITATED_SAMPLES, MOST_IMITATED)
+        most = samples.get(model.name, most)
         some = test.take(np.linspace(0, len(test) - 1, min(most, len(test))).astype(int))
         labels = np.asarray(some.labels)
 
