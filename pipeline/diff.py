@@ -19,6 +19,7 @@ from targets.device.verify import find_payload, verify
 from targets.int8_kernels import int8_kernels
 from targets.onnx_divergence import compare
 from targets.onnx_integers import QuantizedGraph
+from targets.onnx_products import UNKNOWN
 from targets.onnx_reference import float_reference, in_float, rounded_constants
 from targets.onnx_taps import float_names, observable, tapped
 from targets.openvino_divergence import alone, compare_openvino
@@ -169,7 +170,11 @@ def _onnx_layers(
     if QuantizedGraph(like).activations and like != graph:
         notes.append(QUANTIZED_REFERENCE)
     in_float = float_reference(graph) if reference.in_float is None else reference.in_float
-    judged = compare(in_float, graph, reference.seen, seen, rounded_constants(like), saturates=artifact.saturates)
+    closed = [node.name for node in graph.graph.node if node.op_type in UNKNOWN]
+    if closed:
+        notes.append(f"quantized inside, where nothing is seen, and not judged: {', '.join(closed)}")
+    rounded = rounded_constants(like)
+    judged = compare(in_float, graph, reference.seen, seen, rounded, unknown=closed, saturates=artifact.saturates)
     notes += judged.notes
     return judged.layers
 

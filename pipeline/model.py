@@ -169,8 +169,14 @@ def macs_by_module(module: "nn.Module", inputs: "Mapping[str, torch.Tensor]") ->
 
     counter = FlopCounterMode(display=False)
     # The fused attention kernels of the CPU are not counted; the plain one is made of matrix products.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        run_model(module.eval(), inputs)
+    # The counter follows gradients of whatever wants some, and views of parameters made without them have none.
+    frozen = [p.requires_grad_(False) for p in module.parameters() if p.requires_grad]
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            run_model(module.eval(), inputs)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
     counts = counter.get_flop_counts()
     total = {str(op): flops // 2 for op, flops in counts["Global"].items()}
     prefix = type(module).__name__

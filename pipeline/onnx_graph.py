@@ -77,6 +77,7 @@ def conform(model: "onnx.ModelProto", inputs: Mapping[str, tuple[str, tuple[int,
             raise InputError(
                 f"{where}: input {port.name} is {found}; the task gives {dtype}", "export it with that dtype"
             )
+        _refuse_other_size(port, shape, where)
         _set_shape(port, ["batch", *shape])
     dims = model.graph.output[0].type.tensor_type.shape.dim
     _set_shape(model.graph.output[0], ["batch", *(d.dim_value or d.dim_param for d in list(dims)[1:])])
@@ -86,7 +87,31 @@ def conform(model: "onnx.ModelProto", inputs: Mapping[str, tuple[str, tuple[int,
     if opset > OPSET:
         raise InputError(f"{where} is of opset {opset}", f"export it with opset_version={OPSET} or lower")
     model.ir_version = min(model.ir_version, IR_VERSION)
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise InputError(
+            f"{where}: types or shapes in it contradict each other: {str(error).strip().splitlines()[-1]}",
+            "export it again",
+        ) from error
+    answer = model.graph.output[0].type.tensor_type.elem_type
+    if answer not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+        kind = onnx.TensorProto.DataType.Name(answer).lower()
+        raise InputError(f"{where}: its output is {kind}", "export it with the logits, in float32, as its output")
+
+
+def _refuse_other_size(port: "onnx.ValueInfoProto", shape: Sequence[int], where: str) -> None:
+    """Raises InputError where the graph was exported for samples of another size than the task gives."""
+    declared = [d.dim_value or d.dim_param or "?" for d in port.type.tensor_type.shape.dim]
+    if not port.type.tensor_type.HasField("shape"):
+        return
+    fits = [isinstance(axis, str) or axis == size for axis, size in zip(declared[1:], shape, strict=False)]
+    if len(declared) != 1 + len(shape) or not all(fits):
+        raise InputError(
+            f"{where}: input {port.name} is [{', '.join(map(str, declared))}]; the task gives"
+            f" [batch, {', '.join(map(str, shape))}]",
+            "set the task's size or length to the model's, or export the model with these axes free",
+        )
 
 
 def specs(ports: "Iterable[onnx.ValueInfoProto]") -> tuple[TensorSpec, ...]:

@@ -5,6 +5,7 @@ running the graph on batches of some sizes: what is the same for all is a consta
 the batch alone can be written without it.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +17,7 @@ from targets.onnx_ranges import open_session
 if TYPE_CHECKING:
     import onnx
 
-# Several: what is as large as one of them by chance, or changes with the batch in steps, must not be taken for fixed.
+# Several: what is as large as one of them by chance must not be taken for fixed.
 BATCHES = (1, 2, 3, 5, 16)
 SHAPES = ("Shape", "Size")
 # The inputs that decide on the shape of what a node gives; of these operators no other input does.
@@ -29,13 +30,18 @@ DECIDING = {
     **dict.fromkeys(("CenterCropPad", "Col2Im", "Upsample", "MaxUnpool", "AffineGrid", "DFT", "STFT"), (1, 2, 3)),
 }
 # The shape of what these give depends on values, or they hold graphs that were not looked into, or differ by the run.
-UNKNOWN = frozenset(
-    (
-        *("NonZero", "Unique", "NonMaxSuppression", "Compress", "If", "Loop", "Scan", "StringSplit", "ImageDecoder"),
-        *("SequenceAt", "SequenceMap", "SplitToSequence", "MelWeightMatrix"),
-        *("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"),
-    )
+UNKNOWN = re.compile(
+    r"NonZero|Unique|NonMaxSuppression|Compress|If|Loop|Scan|StringSplit|ImageDecoder|MelWeightMatrix|Bernoulli"
+    r"|Multinomial|Random\w+|Optional\w*|\w*Sequence\w*"
 )
+# What these make of shapes grows with the batch evenly: where it is the same for BATCHES, it is for all.
+EVEN = frozenset(
+    ("Concat", "Reshape", "Flatten", "Transpose", "Expand", "ConstantOfShape", "Identity", "Add", "Sub", "Mul", "Neg")
+)
+# float32, int32, int64, float64
+WIDE = (1, 6, 7, 11)
+# Those that bring a tensor to a shape, with all its values or none.
+TARGETED = ("Reshape", "Expand", "ConstantOfShape")
 # Of the largest value: float32 sums in another order.
 TOLERANCE = 1e-4
 
@@ -66,37 +72,71 @@ def settled(graph: "onnx.ModelProto", batches: Sequence[Mapping[str, np.ndarray]
     """
     import onnx
 
-    fixed = _depends_on_shapes_alone(graph)
-    if fixed is None:
-        return graph
     found = onnx.ModelProto()
     found.CopyFrom(graph)
     try:
+        fixed = _of_shapes_alone(found, batches)
         changed = _constants_in(found, fixed, batches) + _transposed_at_once(found, batches)
         if not changed:
             return graph
         _drop_unread(found.graph)
         before, after = (_values(model, ["logits"], batches)["logits"] for model in (graph, found))
-    except session_errors():
+    except (*session_errors(), RuntimeError):  # the latter for types that numpy does not have
         return graph
-    same = all(np.abs(a - b).max() <= TOLERANCE * max(1.0, np.abs(a).max()) for a, b in zip(before, after, strict=True))
-    return found if same else graph
+    return found if all(map(_agree, before, after)) else graph
 
 
-def _depends_on_shapes_alone(graph: "onnx.ModelProto") -> set[str] | None:
-    """Tensors that are computed from the shapes of others; None where shapes may depend on more than the batch."""
-    constant, fixed = {tensor.name for tensor in graph.graph.initializer} | {""}, set[str]()
-    for node in graph.graph.node:
-        if node.domain not in DEFAULT_DOMAINS or node.op_type in UNKNOWN:
-            return None
+def _agree(one: np.ndarray, other: np.ndarray) -> bool:
+    if one.dtype.kind != "f":
+        return np.array_equal(one, other)
+    largest = np.abs(one[np.isfinite(one)]).max(initial=1.0)
+    return bool(np.allclose(one, other, rtol=0, atol=TOLERANCE * largest, equal_nan=True))
+
+
+def _of_shapes_alone(model: "onnx.ModelProto", batches: Sequence[Mapping[str, np.ndarray]]) -> set[str]:
+    """Tensors that are computed from shapes, evenly; none where shapes may depend on more than that."""
+    nodes = model.graph.node
+    if any(node.domain not in DEFAULT_DOMAINS or UNKNOWN.fullmatch(node.op_type) for node in nodes):
+        return set()
+    constant, fixed = {tensor.name for tensor in model.graph.initializer} | {""}, set[str]()
+    for node in nodes:
         known = constant | fixed
         if any(name not in known for name in _deciding(node)):
-            return None
+            return set()
         if node.op_type in SHAPES or (fixed & set(node.input) and all(name in known for name in node.input)):
-            fixed |= set(node.output)
+            fixed |= set(node.output) - {""}
         elif all(name in constant for name in node.input):
             constant |= set(node.output)
-    return fixed
+    inner = [node for node in nodes if fixed & set(node.output) and node.op_type not in SHAPES]
+    values = _values(model, fixed | {name for node in inner for name in node.input if name}, batches)
+    uneven: set[str] = set()
+    for node in inner:
+        if uneven & set(node.input) or not _is_even(node, values):
+            uneven |= set(node.output)
+    varying = {name for name, seen in values.items() if not _same(seen)}
+    # Cut or repeated as often as the batch says, a tensor has a size that may stop growing with it.
+    risky = varying | uneven
+    if any((uneven if node.op_type in TARGETED else risky) & set(_deciding(node)) for node in nodes):
+        return set()
+    return fixed - uneven
+
+
+def _is_even(node: "onnx.NodeProto", values: Mapping[str, Sequence[np.ndarray]]) -> bool:
+    """Whether what it makes of sizes grows evenly with them."""
+    varying = [name for name in node.input if name and not _same(values[name])]
+    match node.op_type:
+        case "Where":
+            return node.input[0] not in varying
+        case "Equal":
+            # What exporters ask of a shape: no size is below zero.
+            return any((array < 0).all() for name in node.input for array in values[name][:1] if name not in varying)
+        case "Cast":
+            # A type of fewer bits starts again from zero.
+            return not varying or next(a.i for a in node.attribute if a.name == "to") in WIDE
+        case "Gather" | "Slice" | "Split" | "Squeeze" | "Unsqueeze":
+            return set(varying) <= {node.input[0]}
+        case _:
+            return not varying or node.op_type in EVEN
 
 
 def _deciding(node: "onnx.NodeProto") -> list[str]:
@@ -180,12 +220,12 @@ def _transposed_at_once(model: "onnx.ModelProto", batches: Sequence[Mapping[str,
     ends = [(first.input[0], first.output[0], last.output[0]) for first, last in chains]
     values = _values(model, [name for names in ends for name in names], batches)
     count = 0
-    for (first, last), names in zip(chains, ends, strict=True):
+    for (_, last), names in zip(chains, ends, strict=True):
         given, folded, back = ([array.shape for array in values[name]] for name in names)
         swapped = [(*shape[:-2], shape[-1], shape[-2]) for shape in given if len(shape) > 2]
         if swapped == back and [shape[-2:] for shape in given] == [shape[1:] for shape in folded]:
             axes = list(range(len(given[0])))
-            last.op_type, last.input[:] = "Transpose", [first.input[0]]
+            last.op_type, last.input[:] = "Transpose", [names[0]]
             del last.attribute[:]
             last.attribute.append(onnx.helper.make_attribute("perm", [*axes[:-2], axes[-1], axes[-2]]))
             count += 1

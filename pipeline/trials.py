@@ -108,6 +108,12 @@ class Bench:
     aside: Executor
     whole: bool = True
 
+    @property
+    def held(self) -> str:
+        """What a route that is not wrong does, in words."""
+        few = f"is not plainly wrong on {len(self.validation)} validation samples"
+        return "holds the accuracy" if self.whole else few
+
     def begin(self) -> None:
         """Has the float model answer aside; who asks for its trial, waits for it."""
         _ = self._float

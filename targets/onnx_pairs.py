@@ -11,11 +11,8 @@ if TYPE_CHECKING:
     import onnx
 
 
-def unsaturated_weights(model: "onnx.ModelProto", *, gemm_as_matmul: bool) -> dict[str, list[dict[str, Any]]]:
-    """The quantizer's settings for the weights of which it is known what kernels add up in pairs: a scale a channel.
-
-    gemm_as_matmul: the dynamic quantizer first turns Gemm into MatMul, whose weights have the outputs as columns.
-    """
+def unsaturated_weights(model: "onnx.ModelProto") -> dict[str, list[dict[str, Any]]]:
+    """The quantizer's settings for the weights of which it is known what kernels add up in pairs: a scale a channel."""
     import onnx
     from onnxruntime.quantization import QuantType
 
@@ -31,8 +28,6 @@ def unsaturated_weights(model: "onnx.ModelProto", *, gemm_as_matmul: bool) -> di
         ordered = in_order_of_summing(node, onnx.numpy_helper.to_array(arrays[name]))
         if ordered is not None:
             axis, matrix = ordered
-            if gemm_as_matmul and node.op_type == "Gemm":
-                axis = 1
             settings[name] = [
                 {"axis": axis, "quant_type": QuantType.QInt8, "scale": scale, "zero_point": 0}
                 for scale in safe_scales(matrix)

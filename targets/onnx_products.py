@@ -28,7 +28,7 @@ OPERANDS = {
     "DynamicQuantizeMatMul": (0, 1, -1, 2, -1, 3, 4),
     "QGemm": (0, 3, 1, 4, 2, 5, 6),
 }
-# These, too, add up in pairs; no quantization route of ours makes them.
+# These, too, add up in pairs, but what they quantize and how is inside them.
 UNKNOWN = ("QAttention", "DynamicQuantizeLSTM", "QOrderedMatMul", "MatMulIntegerToFloat16")
 
 

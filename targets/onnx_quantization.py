@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +37,8 @@ WARNINGS, ONLY_ERRORS = 2, 3
 Guard = Literal["none", "seven_bits", "pairs"]
 # Of a transformer: matrix products, and the embeddings, which are most of a small one's bytes.
 PRODUCTS_AND_TABLES = ("MatMul", "Gemm", "Gather")
+# What onnxruntime adds to a Gemm's name for the MatMul that it makes of it.
+MATMUL_OF_GEMM = "_MatMul"
 # Of two ways that are about as good the plainer one is taken.
 CLEARLY_BETTER_DB = 0.5
 
@@ -193,7 +196,7 @@ def _quantized(
             kind = QuantType.QInt8 if _is_signed(reached) else QuantType.QUInt8
             overrides[tensor] = [{"quant_type": kind, "symmetric": _is_signed(reached)}]
     if scheme.guard == "pairs":
-        overrides |= unsaturated_weights(model, gemm_as_matmul=False)
+        overrides |= unsaturated_weights(model)
     # Whatever made the ranges: MinMax is how the quantizer calls two ends without a histogram.
     ends: dict[str, Any] = {tensor: _ends(reached) for tensor, reached in ranges.items()}
     with tempfile.TemporaryDirectory() as scratch:
@@ -231,6 +234,8 @@ def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> 
 
     guard: see StaticScheme.
     """
+    # The quantizer would do it itself, after it has compared settings and names with the graph as it was before.
+    without_gemm = cache(lambda: _gemm_as_matmul(graph.model))
 
     def made(guard: Guard) -> Make:
         def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
@@ -239,17 +244,16 @@ def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> 
 
             with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
                 source, out = Path(scratch) / "float.onnx", Path(scratch) / "quantized.onnx"
-                onnx.save(graph.model, source)
+                model = without_gemm()
+                onnx.save(model, source)
                 quantize_dynamic(
                     source,
                     out,
                     per_channel=True,
-                    nodes_to_exclude=sorted(in_float),
+                    nodes_to_exclude=sorted(in_float | {f"{node}{MATMUL_OF_GEMM}" for node in in_float}),
                     reduce_range=guard != "none",
                     weight_type=QuantType.QInt8,
-                    extra_options={"TensorQuantOverrides": unsaturated_weights(graph.model, gemm_as_matmul=True)}
-                    if guard == "pairs"
-                    else {},
+                    extra_options={"TensorQuantOverrides": unsaturated_weights(model)} if guard == "pairs" else {},
                 )
                 return finished(graph.package, onnx.load(out), folder, "int8", reads)
 
@@ -259,6 +263,19 @@ def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> 
     return Candidate(
         name, "int8", made(guard), lambda: graph.regions, lambda: kinds_of(graph.model), unguarded=unguarded
     )
+
+
+def _gemm_as_matmul(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """The graph with a MatMul and an Add for each Gemm that is no more than that; itself where there is none."""
+    import onnx
+    from onnxruntime.quantization.onnx_model import ONNXModel
+
+    if all(node.op_type != "Gemm" for node in model.graph.node):
+        return model
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    ONNXModel(found).replace_gemm_with_matmul()
+    return found
 
 
 def half_precision(name: str, package: ModelPackage, reads: Capabilities) -> Candidate:

@@ -27,7 +27,7 @@ class Export:
     takes: ClassVar = ("task", "data", "model")
     gives: ClassVar = "package"
     distributions: ClassVar = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "onnxruntime")
-    revision: ClassVar = 4
+    revision: ClassVar = 5
 
     def __call__(self, work: "Work", *, task: "Task", data: Path, model: Path) -> None:
         import numpy as np

@@ -170,12 +170,14 @@ def _take_onnx(work: "Work", path: Path, batch: "dict[str, Any]", classes: int) 
     inputs = _shapes(batch)
     conform(graph, inputs, str(path))
     onnx.save(graph, work.out / "model.onnx")
+    _survives(work, path, batch)
     output = run_graph(
         session(work.out / "model.onnx", where=str(path)), {name: t.numpy() for name, t in batch.items()}
     )
-    if output.ndim != 2 or output.shape[1] != classes:
+    samples = len(next(iter(batch.values())))
+    if output.shape != (samples, classes):
         raise InputError(
-            f"{path} answers with {list(output.shape)}; the data has {classes} classes",
+            f"{path} answers {samples} samples with {list(output.shape)}; the data has {classes} classes",
             "give a model that fits the data",
         )
     if not np.isfinite(output).all():
@@ -184,3 +186,22 @@ def _take_onnx(work: "Work", path: Path, batch: "dict[str, Any]", classes: int) 
         {"onnx": path.name}, inputs, output.shape[1], count_parameters(graph), count_macs(graph), trained=True
     )
     record.save(work.out)
+
+
+def _survives(work: "Work", path: Path, batch: "dict[str, Any]") -> None:
+    """Raises InputError where the runtime dies of the graph or never ends: that must not take the build with it."""
+    import numpy as np
+
+    from targets.device.errors import DeviceError, UnsuitedError
+    from targets.device.fresh import fresh_process
+
+    feed = work.scratch / "feed.npz"
+    np.savez(feed, **{f"input.{name}": t.numpy() for name, t in batch.items()})
+    try:
+        fresh_process("onnxruntime_cpu", work.out, ["model.onnx"], {"threads": 1}, feed)
+    except UnsuitedError as error:
+        said = error.message.removeprefix(f"{(work.out / 'model.onnx').resolve()}: ")
+        raise InputError(f"{path}: {said}", "export it again") from error
+    except DeviceError:
+        # A plain refusal is raised again by the run that follows, in words about the user's own file.
+        return

@@ -51,6 +51,20 @@ def test_macs_are_those_of_one_sample_and_attention_counts():
     assert count_macs(nn.Conv2d(3, 8, 3, groups=1), {"x": torch.zeros(1, 3, 6, 6)}) == 4 * 4 * 9 * 3 * 8
     assert count_macs(nn.Conv2d(8, 8, 3, groups=8), {"x": torch.zeros(1, 8, 6, 6)}) == 4 * 4 * 9 * 8
 
+
+def test_macs_are_counted_where_a_parameter_is_given_on_as_it_is():
+    class Query(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.linear = nn.Parameter(torch.ones(1, 4)), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.linear(self.query.expand(len(x), -1)) + x
+
+    module = Query()
+    assert count_macs(module, {"x": torch.zeros(1, 3)}) == 12
+    assert module.query.requires_grad
+
     class Attention(nn.Module):
         def forward(self, x):
             return nn.functional.scaled_dot_product_attention(x, x, x)

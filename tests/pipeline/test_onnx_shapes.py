@@ -95,7 +95,7 @@ def graph_of(nodes, constants=()):
 
 SHAPE = ("Shape", ["x"], ["shape"], {})
 FLAT = ("Reshape", ["y", "flat"], ["logits"], {})
-LAST = {"flat": np.int64([0, -1]), "one": np.int64([1]), "none": np.int64([0])}
+LAST = {"flat": np.int64([0, -1]), "many": np.int64([32]), "one": np.int64([1]), "none": np.int64([0])}
 
 
 def test_where_the_batch_is_not_the_first_axis_it_is_found_too():
@@ -115,6 +115,30 @@ def test_where_the_batch_is_not_the_first_axis_it_is_found_too():
     assert [TOKENS, -1, WIDTH] in targets.values()
 
 
+def test_chains_that_share_a_reshape_are_both_transposed_at_once():
+    swap = ("Transpose", {"perm": [0, 2, 1]})
+    three = np.int64([-1, TOKENS, WIDTH])
+    graph = graph_of(
+        [
+            ("Reshape", ["x", "split"], ["s"], {}),
+            ("Reshape", ["s", "three"], ["a"], {}),
+            (swap[0], ["a"], ["b"], swap[1]),
+            ("Reshape", ["b", "swapped"], ["c"], {}),
+            ("Reshape", ["c", "back"], ["d"], {}),
+            (swap[0], ["d"], ["e"], swap[1]),
+            ("Reshape", ["e", "split"], ["y"], {}),
+            FLAT,
+        ],
+        LAST
+        | {"split": np.int64([-1, 1, TOKENS, WIDTH]), "three": three}
+        | {"swapped": np.int64([-1, 1, WIDTH, TOKENS]), "back": np.int64([-1, WIDTH, TOKENS])},
+    )
+    found = settled(graph, [feed(size) for size in BATCHES])
+    assert operators(found).count("Reshape") == 2
+    given = feed(7)
+    assert answers(found, given) == pytest.approx(answers(graph, given))
+
+
 @pytest.mark.parametrize(
     "nodes",
     [
@@ -126,6 +150,22 @@ def test_where_the_batch_is_not_the_first_axis_it_is_found_too():
             ("Mul", ["x", "share"], ["y"], {}),
             FLAT,
         ],
+        # The same for all the batches that are tried, and another for larger ones.
+        [
+            SHAPE,
+            ("Slice", ["shape", "none", "one"], ["batch"], {}),
+            ("Div", ["batch", "many"], ["blocks"], {}),
+            ("Cast", ["blocks"], ["share"], {"to": 1}),
+            ("Add", ["x", "share"], ["y"], {}),
+            FLAT,
+        ],
+        # Cut off where the batch is larger than that.
+        [
+            SHAPE,
+            ("Slice", ["shape", "none", "one"], ["batch"], {}),
+            ("Slice", ["x", "none", "batch", "one"], ["y"], {}),
+            FLAT,
+        ],
         # Of as many values as are above zero.
         [SHAPE, ("NonZero", ["x"], ["where"], {}), ("Reshape", ["x", "shape"], ["y"], {}), FLAT],
     ],
@@ -134,5 +174,5 @@ def test_what_may_change_stays(nodes):
     graph = graph_of(nodes, LAST)
     found = settled(graph, [feed(size) for size in BATCHES])
     assert "Shape" in operators(found)
-    given = feed(9)
+    given = feed(40)
     assert answers(found, given) == pytest.approx(answers(graph, given))

@@ -71,6 +71,28 @@ def test_a_recurrent_layer_left_in_float_stays_as_it_was(tmp_path):
     assert "DynamicQuantizeLSTM" not in operators
 
 
+@pytest.mark.parametrize("profile", ["host", "x86-64-avx2"])
+def test_dynamic_routes_leave_a_gemm_in_float_or_not(tmp_path, profile):
+    package = transformer(tmp_path / "t")
+    route = OnnxruntimeCpu().candidates(package, load_profile(profile), calibration_of(package))[0]
+    counts = []
+    for name, nodes in (("all", ()), ("but one", route.regions()[-1].nodes)):
+        (tmp_path / name).mkdir()
+        graph = onnx.load(route.make(tmp_path / name, frozenset(nodes)).graph)
+        counts.append(sum("Integer" in node.op_type for node in graph.graph.node))
+    assert "Gemm" in route.regions()[-1].name
+    assert counts[1] == counts[0] - 1
+
+
+def test_the_weights_of_a_gemm_may_be_the_first_that_are_scaled(tmp_path):
+    """The quantizer holds the first of the settings against the graph that it was given."""
+    package = recurrent(tmp_path / "r")
+    route = OnnxruntimeCpu().candidates(package, load_profile("x86-64-avx2"), calibration_of(package))[0]
+    (tmp_path / "made").mkdir()
+    assert route.name == "dynamic-unsaturated"
+    assert route.make(tmp_path / "made").precision == "int8"
+
+
 def test_without_vnni_no_pair_of_weights_is_in_danger(tmp_path):
     package, plain = convolutional(tmp_path / "c"), replace(NUC, isa=("sse4_2", "avx2"))
     (folder := tmp_path / "made").mkdir()

@@ -1,3 +1,4 @@
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,55 @@ def test_onnx_that_the_runtime_refuses_is_called_as_the_user_does(make_work, tas
     with pytest.raises(InputError, match=r"same\.onnx: ONNX Runtime: .* Load model from it failed:.*same") as caught:
         load(make_work, task, data, ModelSource(onnx="same.onnx"))
     assert "model.onnx" not in caught.value.message
+
+
+@pytest.fixture
+def exported(make_work, task, data, teacher):
+    work = make_work("export")
+    Export()(work, task=task, data=data, model=teacher)
+    return onnx.load(work.out / "model.onnx")
+
+
+def test_onnx_for_samples_of_another_size_is_refused(make_work, task, data, recipe_folder, exported):
+    exported.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 224
+    onnx.save(exported, recipe_folder / "wide.onnx")
+    with pytest.raises(InputError, match=r"wide\.onnx: input .* is \[batch, 1, 12, 224\]; the task gives .*12, 12"):
+        load(make_work, task, data, ModelSource(onnx="wide.onnx"))
+
+
+def test_onnx_that_contradicts_itself_is_refused(make_work, task, data, recipe_folder, exported):
+    exported.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 77
+    onnx.save(exported, recipe_folder / "contrary.onnx")
+    with pytest.raises(InputError, match=r"contrary\.onnx.*contradict"):
+        load(make_work, task, data, ModelSource(onnx="contrary.onnx"))
+
+
+def test_onnx_without_logits_is_refused(make_work, task, data, recipe_folder, exported):
+    exported.graph.node.append(onnx.helper.make_node("Cast", ["logits"], ["sure"], to=onnx.TensorProto.BOOL))
+    del exported.graph.output[:]
+    exported.graph.output.append(onnx.helper.make_tensor_value_info("sure", onnx.TensorProto.BOOL, ["batch", 3]))
+    onnx.save(exported, recipe_folder / "sure.onnx")
+    with pytest.raises(InputError, match=r"sure\.onnx: its output is bool"):
+        load(make_work, task, data, ModelSource(onnx="sure.onnx"))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the division that this processor refuses")
+def test_onnx_that_kills_the_runtime_is_refused(make_work, task, data, recipe_folder, exported):
+    exported.graph.output[0].name = "answer"
+    node = onnx.helper.make_node
+    exported.graph.node.extend(
+        [
+            node("Cast", ["logits"], ["integers"], to=onnx.TensorProto.INT64),
+            node("Div", ["smallest", "minus"], ["overflow"]),
+            node("Add", ["integers", "overflow"], ["sum"]),
+            node("Cast", ["sum"], ["answer"], to=onnx.TensorProto.FLOAT),
+        ]
+    )
+    for name, value in (("smallest", -(1 << 63)), ("minus", -1)):
+        exported.graph.initializer.append(onnx.numpy_helper.from_array(np.int64([value]), name))
+    onnx.save(exported, recipe_folder / "deadly.onnx")
+    with pytest.raises(InputError, match=r"deadly\.onnx: the runtime crashed on it"):
+        load(make_work, task, data, ModelSource(onnx="deadly.onnx"))
 
 
 def test_onnx_that_is_quantized_already_is_refused_by_the_node(make_work, task, data, recipe_folder, teacher):

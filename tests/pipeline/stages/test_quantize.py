@@ -90,6 +90,26 @@ class Clipping(OnnxruntimeCpu):
 """
 
 
+# Whose one route is right, and larger than the model was.
+LARGE_TARGET = """
+import numpy as np
+from onnx import numpy_helper
+from targets.onnx_graph import read_graph, write_package
+from targets.onnxruntime_cpu import OnnxruntimeCpu
+from targets.target import Candidate
+
+
+class Large(OnnxruntimeCpu):
+    def candidates(self, package, profile, calibration):
+        def make(folder, in_float=frozenset()):
+            graph = read_graph(package)
+            graph.graph.initializer.append(numpy_helper.from_array(np.zeros(9999, np.float32), "ballast"))
+            return write_package(package, graph, folder, "int8")
+
+        return [Candidate("large", "int8", make)]
+"""
+
+
 def work_in(folder: Path, recipe_folder: Path) -> Work:
     return Work(folder, folder, recipe_folder, nullcontext, lambda _fraction, _text: None)
 
@@ -178,6 +198,13 @@ def test_an_engine_of_unknown_speed_must_at_least_be_smaller(quantize):
     assert sizes[choice["chosen"]] < sizes["float"]
     assert made.precision == "fp16"
     assert "not smaller than float" in next(c["why"] for c in choice["candidates"] if c["name"] == "explicit-s8s8")
+
+
+def test_what_is_not_timed_must_at_least_be_smaller(quantize, recipe_folder):
+    (recipe_folder / "large.py").write_text(LARGE_TARGET)
+    made, choice = quantize(Quantize(max_drop=10), Device(load_profile("raspberry-pi-5"), "large.py:Large", Budget()))
+    assert made.precision == "fp32"
+    assert "is not smaller than float" in next(c["why"] for c in choice["candidates"] if c["name"] == "large")
 
 
 def test_routes_that_go_wrong_are_told_and_the_float_model_is_kept(quantize, recipe_folder, package):
@@ -304,5 +331,5 @@ def test_float_ships_for_the_reason_that_is_true(make_work, ms, wrong, why):
 def test_the_fastest_is_kept_and_of_equals_the_first(milliseconds, chosen):
     trials = [timed(name, ms) for name, ms in milliseconds.items()]
     baseline = timed("float", 1.0)
-    assert fastest(baseline, trials).name == chosen
+    assert fastest(baseline, trials, "is right").name == chosen
     assert all(trial.why for trial in (baseline, *trials))
