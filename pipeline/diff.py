@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from calibration.divergence import Difference, Finding, Layer, difference, first, joined
 from calibration.errors import InputError, UnsupportedError
+from pipeline.onnx_graph import rename
 from targets.device.arrays import read_arrays
 from targets.device.errors import BundleError
 from targets.device.golden import read_golden
@@ -18,6 +19,7 @@ from targets.device.tensors import tensors
 from targets.device.verify import find_payload, verify
 from targets.int8_kernels import int8_kernels
 from targets.onnx_divergence import compare
+from targets.onnx_graph import session_errors
 from targets.onnx_integers import QuantizedGraph
 from targets.onnx_products import UNKNOWN
 from targets.onnx_reference import float_reference, in_float, rounded_constants
@@ -107,7 +109,12 @@ def diff(a: Path, b: Path, given: Path | None = None, on_a: str = "local", on_b:
     .npz with the inputs, sample first; None for the golden inputs of a bundle. on_a, on_b: local, or qemu:CPU.
     Raises InputError for what cannot be compared, DeviceError as verifying and running an artifact does.
     """
-    first_, second = read_artifact(a, on_a), read_artifact(b, on_b)
+    with tempfile.TemporaryDirectory() as folder:
+        return _compare(*_named_alike(read_artifact(a, on_a), read_artifact(b, on_b), Path(folder)), given)
+
+
+def _compare(first_: Artifact, second: Artifact, given: Path | None) -> Comparison:
+    a, b = first_.given, second.given
     feeds = read_feeds(given) if given else first_.feeds or second.feeds
     if not feeds:
         raise InputError(
@@ -123,13 +130,41 @@ def diff(a: Path, b: Path, given: Path | None = None, on_a: str = "local", on_b:
             f"{a} gives {', '.join(plain_a[0])}, {b} gives {', '.join(plain_b[0])}: they have no output in common",
             "give two artifacts of one model",
         )
-    reference = _look_into_reference(first_, graph_a, feeds, plain_a, notes)
-    if isinstance(graph_b, RuntimeModel):
-        layers = _openvino_layers(reference, second, graph_b, feeds, plain_b, notes)
-    else:
-        layers = _onnx_layers(reference, second, graph_b, feeds, plain_b, notes)
+    try:
+        reference = _look_into_reference(first_, graph_a, feeds, plain_a, notes)
+        if isinstance(graph_b, RuntimeModel):
+            layers = _openvino_layers(reference, second, graph_b, feeds, plain_b, notes)
+        else:
+            layers = _onnx_layers(reference, second, graph_b, feeds, plain_b, notes)
+    except session_errors() as error:
+        raise InputError(
+            f"{a} does not compute what {b} does: {str(error).splitlines()[0]}", "give two artifacts of one model"
+        ) from error
     answers = difference(_flat(plain_a, names), _flat(plain_b, names))
     return Comparison(first_, second, len(feeds), tuple(layers), answers, tuple(notes))
+
+
+def _named_alike(a: Artifact, b: Artifact, folder: Path) -> tuple[Artifact, Artifact]:
+    """An .onnx file beside a bundle gets the names that a build gives a model's one input and its output."""
+    import onnx
+
+    file, other = (a, b) if b.feeds else (b, a)
+    if file.given.suffix != ".onnx" or not other.feeds:
+        return a, b
+    graph = file.read()
+    if isinstance(graph, RuntimeModel):
+        return a, b
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    inputs = [port.name for port in graph.graph.input if port.name not in weights]
+    for own, theirs in (
+        (inputs, list(other.feeds[0])),
+        ([port.name for port in graph.graph.output], list(other.run(other.feeds[:1])[0])),
+    ):
+        if len(own) == len(theirs) == 1:
+            rename(graph, own[0], theirs[0])
+    onnx.save(graph, folder / "model.onnx")
+    renamed = replace(file, folder=folder, files=("model.onnx",))
+    return (renamed, b) if file is a else (a, renamed)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,10 +165,16 @@ def count_macs(module: "nn.Module", inputs: "Mapping[str, torch.Tensor]") -> int
 def macs_by_module(module: "nn.Module", inputs: "Mapping[str, torch.Tensor]") -> dict[str, dict[str, int]]:
     """Module name -> operator -> multiply-accumulates in it and below; "" is the whole model."""
     import torch
+    from torch import nn
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    counter = FlopCounterMode(display=False)
+    counter, recurrent = FlopCounterMode(display=False), dict[str, int]()
+    hooks = [
+        layer.register_forward_hook(partial(_count_steps, recurrent, name))
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.RNNBase)
+    ]
     # The fused attention kernels of the CPU are not counted; the plain one is made of matrix products.
     # The counter follows gradients of whatever wants some, and views of parameters made without them have none.
     frozen = [p.requires_grad_(False) for p in module.parameters() if p.requires_grad]
@@ -175,16 +182,33 @@ def macs_by_module(module: "nn.Module", inputs: "Mapping[str, torch.Tensor]") ->
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             run_model(module.eval(), inputs)
     finally:
+        for hook in hooks:
+            hook.remove()
         for parameter in frozen:
             parameter.requires_grad_(True)
     counts = counter.get_flop_counts()
     total = {str(op): flops // 2 for op, flops in counts["Global"].items()}
     prefix = type(module).__name__
-    return {
+    found = {
         name.removeprefix(prefix).removeprefix("."): {str(op): flops // 2 for op, flops in by_op.items()}
         for name, by_op in counts.items()
         if name.startswith(prefix)
     } | {"": total}
+    for name, macs in recurrent.items():
+        if found.get(name):
+            continue  # made of products that the counter has seen
+        parts = name.split(".")
+        for outer in ("", *(".".join(parts[:end]) for end in range(1, 1 + len(parts)))):
+            there = found.setdefault(outer, {})
+            there["recurrent"] = there.get("recurrent", 0) + macs
+    return found
+
+
+def _count_steps(found: dict[str, int], name: str, layer: "nn.Module", given: Any, _: Any) -> None:
+    """Multiply-accumulates of a recurrent layer: at each step all its weights, of every direction and depth."""
+    steps = given[0].data.numel() // given[0].data.shape[-1]
+    weights = sum(p.numel() for part, p in layer.named_parameters() if part.startswith("weight"))
+    found[name] = found.get(name, 0) + steps * weights
 
 
 def example_inputs(record: ModelRecord, samples: int = 1) -> "dict[str, torch.Tensor]":

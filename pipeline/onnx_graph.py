@@ -58,7 +58,7 @@ def conform(model: "onnx.ModelProto", inputs: Mapping[str, tuple[str, tuple[int,
         model.ir_version = max(model.ir_version, FIRST_WITH_WEIGHTS_APART)
         ports = list(model.graph.input)
     if len(ports) == len(inputs) == 1:
-        _rename(model, ports[0].name, next(iter(inputs)))
+        rename(model, ports[0].name, next(iter(inputs)))
     elif {p.name for p in ports} != set(inputs):
         raise InputError(
             f"{where} has the inputs {', '.join(p.name for p in ports)}; the task gives {', '.join(inputs)}",
@@ -69,7 +69,7 @@ def conform(model: "onnx.ModelProto", inputs: Mapping[str, tuple[str, tuple[int,
             f"{where} has {len(model.graph.output)} outputs: {', '.join(o.name for o in model.graph.output)}",
             "export the model with the logits alone",
         )
-    _rename(model, model.graph.output[0].name, "logits")
+    rename(model, model.graph.output[0].name, "logits")
     for port in ports:
         dtype, shape = inputs[port.name]
         found = onnx.helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type).name
@@ -189,7 +189,7 @@ def count_macs(model: "onnx.ModelProto") -> int:
         shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
     total = 0
     for node in graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm"):
+        if node.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN"):
             continue
         first, weight, out = (shapes.get(n, ()) for n in (node.input[0], node.input[1], node.output[0]))
         match node.op_type:
@@ -199,12 +199,15 @@ def count_macs(model: "onnx.ModelProto") -> int:
                 total += int(np.prod(first) * np.prod(weight[1:]))
             case "MatMul":
                 total += int(np.prod(out) * (first[-1] if first else 0))
+            case "LSTM" | "GRU" | "RNN":
+                # At each step all weights of the input and of the state, of every direction.
+                total += int(np.prod(first[:2]) * (np.prod(weight) + np.prod(shapes.get(node.input[2], ()))))
             case _:
                 total += int(np.prod(weight) * (out[0] if out else 0))
     return total
 
 
-def _rename(model: "onnx.ModelProto", old: str, new: str) -> None:
+def rename(model: "onnx.ModelProto", old: str, new: str) -> None:
     """Gives a value another name wherever it is made or read; a value that had the new name before gets a third."""
     if old == new:
         return

@@ -12,13 +12,14 @@ from onnx import numpy_helper
 
 from calibration.errors import InputError, UnsupportedError
 from pipeline.diff import diff, read_artifact, read_feeds
+from pipeline.onnx_graph import rename
 from pipeline.report.divergence import print_divergence, record, render
 from targets.onnx_float import FloatGraph
 from targets.onnx_quantization import StaticScheme, static
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
 from tests.bundles import make_bundle
-from tests.models import calibration_of, convolutional, inputs_of
+from tests.models import calibration_of, convolutional, inputs_of, recurrent
 
 CODE = "import sys; sys.argv[0] = 'edgewright'; from pipeline.cli import main; main()"
 
@@ -84,6 +85,45 @@ def test_a_bundle_brings_its_inputs(tmp_path):
     for path in (bundle, bundle.parent, bundle / "payload"):
         found = diff(path, bundle)
         assert (found.culprit, found.samples) == (None, 6)
+
+
+def test_a_file_may_have_other_names_than_the_bundle_made_of_it(tmp_path):
+    bundle = make_bundle(tmp_path)
+    graph = onnx.load(bundle / "payload" / "model.onnx")
+    for port, name in ((graph.graph.input[0], "x"), (graph.graph.output[0], "out")):
+        rename(graph, port.name, name)
+    onnx.save(graph, tmp_path / "own.onnx")
+    for pair in ((tmp_path / "own.onnx", bundle), (bundle, tmp_path / "own.onnx")):
+        found = diff(*pair)
+        assert (found.culprit, found.answers.max_error) == (None, 0)
+
+
+def test_two_models_are_no_pair(folder, tmp_path):
+    other = onnx.load(folder / "int8.onnx")
+    head = next(node for node in other.graph.node if node.op_type == "Gemm")
+    shape = numpy_helper.from_array(np.int64([-1, 8]), "halves")
+    other.graph.initializer.append(shape)
+    other.graph.node.insert(
+        list(other.graph.node).index(head), onnx.helper.make_node("Reshape", [head.input[0], "halves"], ["half"])
+    )
+    weights = numpy_helper.from_array(np.ones((8, 4), np.float32), "half_weights")
+    other.graph.initializer.append(weights)
+    del head.attribute[:]
+    head.input[:] = ["half", "half_weights"]
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(InputError, match="does not compute what"):
+        diff(folder / "float.onnx", tmp_path / "other.onnx", folder / "in.npz")
+
+
+def test_an_lstm_that_quantizes_inside_is_not_judged(tmp_path):
+    package = recurrent(tmp_path / "float")
+    (tmp_path / "made").mkdir()
+    route = OnnxruntimeCpu().candidates(package, load_profile("host"), calibration_of(package))[0]
+    made = route.make(tmp_path / "made")
+    np.savez(tmp_path / "in.npz", **inputs_of(package, 4))
+    found = diff(package.graph, made.graph, tmp_path / "in.npz")
+    assert found.culprit is None
+    assert any("not judged: lstm_quant" in note for note in found.notes)
 
 
 def test_page_and_json_name_the_operator(folder, capsys):

@@ -4,7 +4,10 @@ from torch import nn
 
 from calibration.errors import InputError, IntegrityError
 from pipeline.edits import apply_edit, channels_edit, layers_edit, structure
-from pipeline.model import ModelRecord, count_macs, count_parameters, load_model, run_model, save_model
+from pipeline.exporters import export_module
+from pipeline.model import ModelRecord, count_macs, count_parameters, load_model, macs_by_module, run_model, save_model
+from pipeline.onnx_graph import conform, read_graph
+from pipeline.onnx_graph import count_macs as graph_macs
 
 
 class Stack(nn.Module):
@@ -50,6 +53,28 @@ def test_a_saved_model_is_loaded_with_the_same_answers(tmp_path, recipe_folder, 
 def test_macs_are_those_of_one_sample_and_attention_counts():
     assert count_macs(nn.Conv2d(3, 8, 3, groups=1), {"x": torch.zeros(1, 3, 6, 6)}) == 4 * 4 * 9 * 3 * 8
     assert count_macs(nn.Conv2d(8, 8, 3, groups=8), {"x": torch.zeros(1, 8, 6, 6)}) == 4 * 4 * 9 * 8
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_macs_of_recurrent_layers(layer, tmp_path):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer(6, 5, num_layers=2, bidirectional=True, batch_first=True)
+            self.head = nn.Linear(10, 3)
+
+        def forward(self, x):
+            return self.head(self.layer(x)[0][:, -1])
+
+    gates = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[layer]
+    steps = 7 * 2 * gates * 5 * ((6 + 5) + (10 + 5))
+    found = macs_by_module(Net(), {"x": torch.zeros(1, 7, 6)})
+    assert sum(found[""].values()) == steps + 30
+    assert sum(found["layer"].values()) == steps
+    export_module(Net(), {"x": torch.zeros(2, 7, 6)}, tmp_path / "model.onnx")
+    graph = read_graph(tmp_path / "model.onnx")
+    conform(graph, {"x": ("float32", (7, 6))}, "model.onnx")
+    assert graph_macs(graph) == steps + 30
 
 
 def test_macs_are_counted_where_a_parameter_is_given_on_as_it_is():
