@@ -4,16 +4,18 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from targets.device.measure import block_size, interleave, ratio_interval
+from targets.device.measure import Loadings, ratio_interval
 from targets.device.preprocess import preprocess
 from targets.device.runners import load_runner
 
 if TYPE_CHECKING:
     from pipeline.data import Split
+    from targets.device.runners import Runner
     from targets.target import CompiledModel
 
 # Of a float model: enough to be quick, few enough that activations stay in the cache.
@@ -22,6 +24,8 @@ BATCH = 16
 TOLD = 256
 # Distinct samples that timing goes through, so that no single input decides it.
 FEEDS = 64
+# Calls of a model that was just loaded before it is timed.
+WARM_UP = 10
 
 
 def answers(model: "CompiledModel", split: "Split", progress: Callable[[float], None] = lambda _: None) -> np.ndarray:
@@ -50,9 +54,14 @@ def single_samples(model: "CompiledModel", split: "Split") -> list[dict[str, np.
     return [preprocess(model.preprocessing, c) for c in columns]
 
 
+def loaded(model: "CompiledModel") -> "Runner":
+    """The model in its runtime, with the options that it ships with. Raises DeviceError where that fails."""
+    return load_runner(model.runner, model.folder, list(model.files), model.options)
+
+
 @dataclass(frozen=True)
 class Timing:
-    """Latencies of the artifact and what it is held against, [blocks, runs in a block] milliseconds each, in turn.
+    """Latencies of the artifact and what it is held against, [loadings, calls] milliseconds each, in turn.
 
     ratios: of each of the others, p50 / p50 of the artifact: {value, low95, high95}.
     cpu_seconds: of one inference of the artifact, all threads together.
@@ -73,18 +82,16 @@ def time_against(
     settled: Callable[[list[dict[str, float]]], bool],
 ) -> Timing:
     """Times models in turn on single samples, for `seconds`, and on while `settled(ratios)` is false."""
-    runners = [load_runner(m.runner, m.folder, list(m.files), m.options) for m in (artifact, *others)]
     feeds = single_samples(artifact, split)
-    block = block_size(runners, feeds)
+    loadings = Loadings([partial(loaded, model) for model in (artifact, *others)], feeds, WARM_UP)
     start = time.monotonic()
-    blocks: list[list[np.ndarray]] = []
     while True:
-        blocks.append(interleave(runners, feeds, seconds=seconds, block=block, warmup=block))
-        artifact_ms, *others_ms = (np.concatenate(taken) for taken in zip(*blocks, strict=True))
+        artifact_ms, *others_ms = loadings.measure(seconds)
         ratios = [ratio_interval(taken, artifact_ms) for taken in others_ms]
         if settled(ratios) or time.monotonic() - start + seconds > max_seconds:
             break
+    runner = loaded(artifact)
     cpu = time.process_time()
     for feed in feeds:
-        runners[0].run(feed)
+        runner.run(feed)
     return Timing(artifact_ms, others_ms, ratios, (time.process_time() - cpu) / len(feeds))

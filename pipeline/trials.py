@@ -15,11 +15,10 @@ import numpy as np
 
 from calibration.errors import EdgewrightError, UnsupportedError
 from pipeline.compiling import compiled, refused_by_runtime
-from pipeline.evaluate import answers, single_samples
+from pipeline.evaluate import answers, loaded, single_samples
 from targets.device.errors import DeviceError
 from targets.device.golden import sqnr_db
-from targets.device.measure import block_size, interleave, ratio_interval
-from targets.device.runners import load_runner
+from targets.device.measure import Loadings, block_size, interleave, ratio_interval
 
 if TYPE_CHECKING:
     from pipeline.data import Split
@@ -49,7 +48,7 @@ class Trial:
     make_seconds: what it took to make; of a route that is looked into, what a variant of it takes.
     figures: of those there are, accuracy (mean of the task's score), drop_points, samples (that both are of),
         size_bytes, latency_ms (median) and ratio_to_float ({value, low95, high95}, above 1 is faster).
-    latencies_ms: [blocks, runs in a block], taken in turn with those of every other trial.
+    latencies_ms: [blocks, calls], taken in turn with those of every other trial.
     """
 
     name: str
@@ -248,13 +247,20 @@ class Bench:
                 return f"costs {drop:.2f} points on {len(rows)} validation samples; {self.max_drop:g} are allowed"
         return ""
 
-    def time(self, trials: Sequence[Trial], seconds: float) -> None:
-        """Times what ships, on single samples, all in turn; the first trial is what the others are compared with."""
+    def time(self, trials: Sequence[Trial], seconds: float, *, anew: bool = False) -> None:
+        """Times what ships, on single samples, all in turn; the first trial is what the others are compared with.
+
+        anew: whether each is loaded again and again, for a difference of a percent or two to be sure of; without it
+        the intervals know nothing of what a loading has to itself, which is enough to see what is worth a closer look.
+        """
         models = [trial.compiled for trial in trials if trial.compiled is not None]
-        runners = [load_runner(m.runner, m.folder, list(m.files), m.options) for m in models]
         feeds = single_samples(models[0], self.validation)
-        block = block_size(runners, feeds, seconds)
-        latencies = interleave(runners, feeds, seconds=seconds, block=block, warmup=WARM_UP)
+        if anew:
+            latencies = Loadings([partial(loaded, model) for model in models], feeds, WARM_UP).measure(seconds)
+        else:
+            runners = [loaded(model) for model in models]
+            block = block_size(runners, feeds, seconds)
+            latencies = interleave(runners, feeds, seconds=seconds, block=block, warmup=WARM_UP)
         for trial, taken in zip(trials, latencies, strict=True):
             trial.latencies_ms = taken
             trial.figures["latency_ms"] = float(np.median(taken))

@@ -41,6 +41,10 @@ IMITATED_SAMPLES = {"minilm": 300, "minilm-2": 600, "vit": 1000}
 MOST_IMITATED = 3000
 REPAIR_SECONDS = 2.0
 TRAINED = ("resnet", "mobilenet", "convnext", "vit", "words-cnn")
+# Those, too, with channels whose ranges differ so many times: no model of the bench loses a point as it is.
+UNEVEN = ("resnet", "vgg", "words-cnn", "microcontroller")
+SPREADS = (30.0, 100.0)
+EPOCHS = 6
 QUICK = ("resnet", "convnext", "minilm-2")
 QUICK_REPEATS = 3
 SEEDS = 30
@@ -170,9 +174,16 @@ def repair() -> list[Row]:
 
 
 def training() -> list[Row]:
-    from qat_figures import cases, share_won_back
+    from qat_figures import Case, cases, share_won_back
 
-    found = [case for name in TRAINED for case in cases(ready(named(name)).folder / "recipe.yaml", epochs=2)]
+    settings = [(name, 1.0) for name in (*TRAINED, "microcontroller")]
+    settings += [(name, spread) for name in UNEVEN for spread in SPREADS]
+    found: list[Case] = []
+    for name, spread in settings:
+        for case in cases(ready(named(name)).folder / "recipe.yaml", EPOCHS, spread=spread):
+            found.append(case)
+            if case.won_back is not None:
+                print(f"  {case.model}, {spread:g} times, {case.route}: {case.said}", flush=True)
     share = share_won_back(found)
     trained = sum(case.won_back is not None for case in found)
     return [

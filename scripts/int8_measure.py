@@ -8,8 +8,9 @@ import hashlib
 import json
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bench_models.catalogue import BenchModel, named
@@ -19,8 +20,11 @@ from int8_artifacts import OURS, RUNNERS, WORK, Artifact
 sys.path.insert(0, str(ROOT))
 from pipeline.data import load_split
 from targets.device.errors import DeviceError
-from targets.device.measure import block_size, interleave, ratio_interval
+from targets.device.measure import Loadings, ratio_interval
 from targets.device.runners import Runner, load_runner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Test samples that timing goes through in turn.
 FEEDS = 64
@@ -66,7 +70,7 @@ def measure(spec: dict[str, Any]) -> list[dict[str, Any]]:
     model, runtime, threads = named(spec["model"]), spec["runtime"], spec["threads"]
     artifacts = [Artifact(**entry | {"files": tuple(entry["files"])}) for entry in spec["artifacts"]]
     rows: list[dict[str, Any]] = []
-    runners: dict[str, Runner] = {}
+    load: dict[str, Callable[[], Runner]] = {}
     for artifact in artifacts:
         row = asdict(artifact) | {"model": model.name, "runtime": runtime, "threads": threads}
         rows.append(row)
@@ -77,23 +81,23 @@ def measure(spec: dict[str, Any]) -> list[dict[str, Any]]:
         if artifact.precision == "fp32" and artifact is not artifacts[0]:
             continue
         try:
-            runner = load_runner(
+            loaded = partial(
+                load_runner,
                 RUNNERS[runtime],
                 Path(artifact.folder),
                 list(artifact.files),
                 options_of(artifact, runtime, threads),
             )
-            row["classes"] = answers(artifact, runner, runtime, model)
-            runners[artifact.tool] = runner
+            row["classes"] = answers(artifact, loaded(), runtime, model)
+            load[artifact.tool] = loaded
         except DeviceError as error:
             row["error"] = error.message.strip().splitlines()[-1][-300:]
     labels = np.asarray(load_split(model.data.folder, "test").labels)
     inputs = model.data.inputs_of(load_split(model.data.folder, "test"))
     spread = np.linspace(0, len(labels) - 1, FEEDS).astype(int)
     feeds = [{name: array[i : i + 1] for name, array in inputs.items()} for i in spread]
-    block = block_size(list(runners.values()), feeds)
-    times = interleave(list(runners.values()), feeds, seconds=spec["seconds"], block=block, warmup=WARM_UP)
-    latencies = dict(zip(runners, times, strict=True))
+    times = Loadings(list(load.values()), feeds, WARM_UP).measure(spec["seconds"])
+    latencies = dict(zip(load, times, strict=True))
     reference = artifacts[0].tool
     mine = OURS if OURS in latencies else reference
     for row in rows:

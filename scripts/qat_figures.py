@@ -1,10 +1,12 @@
 """Figures of quantization-aware training: what calibration alone loses, and the share of it that training wins back.
 
-qat_figures.py RECIPE... [--epochs N]: recipes without stages, of models that can be trained, as the bench's have them.
-Every static route is a case, on ONNX Runtime here. Our own calibration seldom loses much, so onnxruntime's quantizer as
-it comes is one too: one scale for all channels of a weight, as much hardware takes them, and its own calibration. Which
-cases lose enough is decided on the validation split, as the stage does; the shares are those of the test split, by
-which nothing was chosen or trained.
+qat_figures.py RECIPE... [--epochs N] [--spread X]: recipes without stages, of models that can be trained, as the
+bench's have them. Every static route is a case, on ONNX Runtime here. Our own calibration seldom loses much, so
+onnxruntime's quantizer as it comes is one too: one scale for all channels of a weight, as much hardware takes them, and
+its own calibration. --spread makes the ranges of neighbouring channels differ up to so many times, as those of trained
+depthwise networks do (Nagel et al. 2019, arXiv:1906.04721, figure 2); the network computes the same. Which cases lose
+enough is decided on the validation split, as the stage does; the shares are those of the test split, by which nothing
+was chosen or trained.
 """
 
 import argparse
@@ -18,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import onnx
 import yaml
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
@@ -37,6 +40,7 @@ from pipeline.stage import Work  # noqa: E402
 from pipeline.stages.qat import Qat  # noqa: E402
 from pipeline.store import Store  # noqa: E402
 from pipeline.training_settings import settings_of  # noqa: E402
+from targets.onnx_equalization import channels_of, move, pairs_of  # noqa: E402
 from targets.onnx_float import FloatGraph  # noqa: E402
 from targets.onnx_graph import refusing  # noqa: E402
 from targets.onnx_quantization import (  # noqa: E402
@@ -47,6 +51,7 @@ from targets.onnx_quantization import (  # noqa: E402
     static,
 )
 from targets.onnx_regions import PRODUCTS  # noqa: E402
+from targets.onnx_weights import Weights  # noqa: E402
 from targets.onnxruntime_cpu import OnnxruntimeCpu  # noqa: E402
 from targets.target import Capabilities, ModelPackage  # noqa: E402
 
@@ -67,10 +72,12 @@ STOCK_SAMPLES = 64
 class Case:
     """Points lost to float by one route of one model; trained ones are None where training was not called for.
 
+    spread: how many times the ranges of its channels were made to differ; 1 as it is.
     refused: why the route could not be made or trained; empty where it could.
     """
 
     model: str
+    spread: float
     route: str
     validation_lost: float | None = None
     test_lost: float | None = None
@@ -87,8 +94,13 @@ class Case:
         return (self.test_lost - self.test_lost_trained) / self.test_lost
 
 
-def cases(recipe_file: Path, epochs: int, routes: Sequence[str] = (*ROUTES, *STOCK)) -> Iterator[Case]:
-    """Each route of one model: made, scored, and trained where it loses more than LOST points."""
+def cases(
+    recipe_file: Path, epochs: int, routes: Sequence[str] = (*ROUTES, *STOCK), spread: float = 1.0
+) -> Iterator[Case]:
+    """Each route of one model: made, scored, and trained where it loses more than LOST points.
+
+    spread: of neighbouring channels' ranges; see `uneven`.
+    """
     entries = yaml.safe_load(recipe_file.read_text())
     device = {"name": "host", "target": "onnxruntime-cpu"}
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=recipe_file.parent) as file:
@@ -100,7 +112,9 @@ def cases(recipe_file: Path, epochs: int, routes: Sequence[str] = (*ROUTES, *STO
     package, calibration = ModelPackage.load(artifacts["export teacher"]), CalibrationSet.load(artifacts["calibrate"])
     data, [route_of] = artifacts["prepare"], recipe.devices
     able = OnnxruntimeCpu().capabilities(route_of.profile)
+    model = uneven(FloatGraph(package, calibration).model, spread)
     for name in routes:
+        graph = FloatGraph(package, calibration, model)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
 
@@ -116,15 +130,15 @@ def cases(recipe_file: Path, epochs: int, routes: Sequence[str] = (*ROUTES, *STO
             (folder / "made").mkdir()
             try:
                 if name in STOCK:
-                    made = stock(name, package, calibration, able, folder / "made")
+                    made = stock(name, graph, able, folder / "made")
                 else:
-                    made = static(name, ROUTES[name], FloatGraph(package, calibration), able).make(folder / "made")
+                    made = static(name, ROUTES[name], graph, able).make(folder / "made")
             except EdgewrightError as error:
-                yield Case(entries["name"], name, refused=error.message)
+                yield Case(entries["name"], spread, name, refused=error.message)
                 continue
             lost = on_validation.figures(on_validation.answers(made, "made"))["drop_points"]
             before = on_test.figures(on_test.answers(made, "made"))["drop_points"]
-            case = Case(entries["name"], name, lost, before)
+            case = Case(entries["name"], spread, name, lost, before)
             if lost > LOST:
                 work = Work(folder, folder / "made", recipe.folder, nullcontext, lambda _fraction, _text: None)
                 lesson = Distillation.load(recipe.task, data, artifacts["predict"])
@@ -136,21 +150,34 @@ def cases(recipe_file: Path, epochs: int, routes: Sequence[str] = (*ROUTES, *STO
                 # What is not kept wins nothing back.
                 after = on_test.figures(on_test.answers(outcome.package or made, "after"))["drop_points"]
                 fidelity = outcome.figures.get("fidelity_db")
-                case = Case(entries["name"], name, lost, before, after, fidelity, outcome.said)
+                case = Case(entries["name"], spread, name, lost, before, after, fidelity, outcome.said)
             yield case
 
 
-def stock(
-    name: str, package: ModelPackage, calibration: CalibrationSet, able: Capabilities, folder: Path
-) -> ModelPackage:
+def uneven(model: onnx.ModelProto, spread: float, seed: int = 0) -> onnx.ModelProto:
+    """The same function with ranges of neighbouring channels that differ up to `spread` times, drawn log-uniformly.
+
+    What cross-layer equalization evens out is made uneven: layers with nothing but a ReLU or pooling in between.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    weights, drawn = Weights(copy.graph), np.random.default_rng(seed)
+    for pair in pairs_of(copy.graph, weights):
+        exponents = drawn.uniform(-0.5, 0.5, channels_of(pair, weights))
+        move(pair, (spread**exponents).astype(np.float32), weights)
+    weights.write()
+    return copy
+
+
+def stock(name: str, graph: FloatGraph, able: Capabilities, folder: Path) -> ModelPackage:
     """By onnxruntime's own calibration and defaults. Raises UnsupportedError where it cannot take the graph."""
     with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
         source, out = Path(scratch) / "float.onnx", Path(scratch) / "quantized.onnx"
-        onnx.save(FloatGraph(package, calibration).model, source)
-        feeds = [{k: v[i : i + 1] for k, v in calibration.inputs.items()} for i in range(STOCK_SAMPLES)]
+        onnx.save(graph.model, source)
+        feeds = [{k: v[i : i + 1] for k, v in graph.calibration.inputs.items()} for i in range(STOCK_SAMPLES)]
         method = CalibrationMethod[STOCK[name]]
         quantize_static(source, out, Reader(feeds), calibrate_method=method)
-        return finished(package, onnx.load(out), folder, "int8", able)
+        return finished(graph.package, onnx.load(out), folder, "int8", able)
 
 
 class Reader(CalibrationDataReader):
@@ -190,11 +217,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE")
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--spread", type=float, default=1.0)
     parser.add_argument("--routes", nargs="+", choices=[*ROUTES, *STOCK], default=[*ROUTES, *STOCK])
     arguments = parser.parse_args()
     found: list[Case] = []
     for recipe in arguments.recipes:
-        for case in cases(recipe, arguments.epochs, arguments.routes):
+        for case in cases(recipe, arguments.epochs, arguments.routes, arguments.spread):
             found.append(case)
             print(json.dumps(asdict(case) | {"won_back": case.won_back}), flush=True)
     shares = [case.won_back for case in found if case.won_back is not None]

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import onnx
 from saturation_products import ProductAgreement, operands_and_results, same_inputs
 
-from targets.device.measure import block_size, interleave, ratio_interval
+from targets.device.measure import Loadings, ratio_interval
 from targets.device.runners import load_runner
 from targets.onnx_products import integer_tensors, optimized, products
 from targets.onnx_repair import rescaled, unsaturated
@@ -203,9 +204,8 @@ def _latencies(
         for how, graph in graphs.items():
             onnx.save(graph, Path(scratch) / f"{how}.onnx")
         options = {"threads": 1, "optimization": "all"}
-        runners = [load_runner("onnxruntime_cpu", Path(scratch), [f"{how}.onnx"], options) for how in graphs]
-    feeds = _samples(inputs)[:FEEDS]
-    taken = interleave(runners, feeds, seconds=seconds, block=block_size(runners, feeds), warmup=WARM_UP)
+        load = [partial(load_runner, "onnxruntime_cpu", Path(scratch), [f"{how}.onnx"], options) for how in graphs]
+        taken = Loadings(load, _samples(inputs)[:FEEDS], WARM_UP).measure(seconds)
     reference = taken[list(graphs).index("seven_bits")]
     return {how: ratio_interval(times, reference) for how, times in zip(graphs, taken, strict=True)}
 

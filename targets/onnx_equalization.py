@@ -25,7 +25,9 @@ SMALLEST = 1e-8
 
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
+    """Two layers with nothing between them but what scales with its input."""
+
     first: "onnx.NodeProto"
     second: "onnx.NodeProto"
 
@@ -40,7 +42,7 @@ def equalized(model: "onnx.ModelProto") -> "onnx.ModelProto | None":
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     weights = Weights(copy.graph)
-    pairs = _pairs(copy.graph, weights)
+    pairs = pairs_of(copy.graph, weights)
     if not pairs:
         return None
     for _ in range(ROUNDS):
@@ -50,10 +52,10 @@ def equalized(model: "onnx.ModelProto") -> "onnx.ModelProto | None":
     return copy
 
 
-def _pairs(graph: "onnx.GraphProto", weights: Weights) -> list[_Pair]:
+def pairs_of(graph: "onnx.GraphProto", weights: Weights) -> list[Pair]:
     """Layers whose outputs reach one other layer alone."""
     edges = Edges(graph)
-    found: list[_Pair] = []
+    found: list[Pair] = []
     for node in graph.node:
         if not _is_layer(node, weights):
             continue
@@ -61,7 +63,7 @@ def _pairs(graph: "onnx.GraphProto", weights: Weights) -> list[_Pair]:
         while following is not None and following.op_type in SCALES_ALONG:
             following = edges.only_reader(following.output[0])
         if following is not None and _is_layer(following, weights) and _same_channels(node, following, weights):
-            found.append(_Pair(node, following))
+            found.append(Pair(node, following))
     return found
 
 
@@ -105,19 +107,29 @@ def _in_axis(node: "onnx.NodeProto") -> int:
     return 1 - _out_axis(node)
 
 
-def _equalize(pair: _Pair, weights: Weights) -> float:
+def _equalize(pair: Pair, weights: Weights) -> float:
     """Shares the range of each channel between the two; the largest change, as a logarithm."""
-    first, second = weights[pair.first.input[1]], weights[pair.second.input[1]]
-    out_axis, in_axis = _out_axis(pair.first), _in_axis(pair.second)
-    given, taken = _reach(first, out_axis), _reach(second, in_axis)
+    given = _reach(weights[pair.first.input[1]], _out_axis(pair.first))
+    taken = _reach(weights[pair.second.input[1]], _in_axis(pair.second))
     alive = (given > SMALLEST) & (taken > SMALLEST)
     scale = np.ones_like(given)
     scale[alive] = np.sqrt(given[alive] / taken[alive])
-    weights[pair.first.input[1]] = first / _along(scale, first.ndim, out_axis)
-    weights[pair.second.input[1]] = second * _along(scale, second.ndim, in_axis)
+    move(pair, scale, weights)
+    return float(np.abs(np.log(scale)).max())
+
+
+def channels_of(pair: Pair, weights: Weights) -> int:
+    """How many there are between the two."""
+    return _channels_out(pair.first, weights)
+
+
+def move(pair: Pair, scale: np.ndarray, weights: Weights) -> None:
+    """Divides what the first gives by `scale`, [channels], all above 0, and multiplies what the second makes of it."""
+    first, second = weights[pair.first.input[1]], weights[pair.second.input[1]]
+    weights[pair.first.input[1]] = first / _along(scale, first.ndim, _out_axis(pair.first))
+    weights[pair.second.input[1]] = second * _along(scale, second.ndim, _in_axis(pair.second))
     if len(pair.first.input) > 2:
         weights[pair.first.input[2]] = weights[pair.first.input[2]] / scale
-    return float(np.abs(np.log(scale)).max())
 
 
 def _reach(weight: np.ndarray, axis: int) -> np.ndarray:

@@ -74,7 +74,7 @@ def headline(found: "Comparison") -> str:
     """The answer in one line."""
     culprit = found.culprit
     if culprit is None:
-        return "nothing differs by more than expected"
+        return "nothing that is judged differs by more than expected"
     return f"first to differ by more than expected: {culprit.op} ({culprit.kind})"
 
 

@@ -48,7 +48,7 @@ class Validate:
     )
     gives: ClassVar = "validation"
     distributions: ClassVar = ("numpy",)
-    revision: ClassVar = 3
+    revision: ClassVar = 4
 
     def __post_init__(self) -> None:
         for name in ("seconds", "max_seconds"):
@@ -128,7 +128,9 @@ class Validate:
         from pipeline.gates import Figure
         from targets.device.measure import bounds95, percentiles
 
-        limits = [limit for limit in (1.0, budget.latency_ratio) if limit is not None]
+        # What is float need not be faster than float: no more is measured for that.
+        least = None if artifact.precision == "fp32" else 1.0
+        limits = [limit for limit in (least, budget.latency_ratio) if limit is not None]
 
         def settled(ratios: list[dict[str, float]]) -> bool:
             judged = [(ratios[0], limit) for limit in limits] + [(ratio, 1.0) for ratio in ratios[1:]]

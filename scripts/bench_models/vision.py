@@ -41,6 +41,19 @@ def mobilenet() -> nn.Module:
     return nn.Sequential(*layers, *head, nn.Flatten(), nn.Linear(320, 10))
 
 
+def microcontroller() -> nn.Module:
+    """Depthwise and pointwise convolutions in turn, few channels: MobileNetV1 (Howard et al. 2017, arXiv:1704.04861)
+    cut down to the size that microcontrollers run, as in the MLPerf Tiny suite (Banbury et al. 2021, arXiv:2106.07597).
+    """
+    layers: list[nn.Module] = [nn.Conv2d(1, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    c_in = 8
+    for width, stride in ((16, 1), (24, 2), (24, 1), (32, 2), (32, 1)):
+        layers += [nn.Conv2d(c_in, c_in, 3, stride, 1, groups=c_in, bias=False), nn.BatchNorm2d(c_in), nn.ReLU()]
+        layers += [nn.Conv2d(c_in, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        c_in = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_in, 10))
+
+
 class ConvNextBlock(nn.Module):
     """A 7 x 7 depthwise convolution, then a two-layer perceptron at each pixel (Liu et al. 2022, arXiv:2201.03545)."""
 

@@ -38,7 +38,7 @@ def pending(gate: Gate) -> Outcome:
 
 
 def judge_latency(gate: Gate, latencies_ms: np.ndarray) -> Outcome:
-    """At most the limit, by the upper 95% bound. latencies_ms: [blocks, calls]."""
+    """At most the limit, by the upper 95% bound. latencies_ms: [loadings, calls]."""
     low, high = bounds95(latencies_ms, LATENCY_QUANTILES[gate.name])
     measured = percentiles(latencies_ms)["p50" if gate.name == "latency_p50_ms" else "p99"]
     verdict = "pass" if high <= gate.limit else "fail" if low > gate.limit else "inconclusive"
@@ -46,7 +46,7 @@ def judge_latency(gate: Gate, latencies_ms: np.ndarray) -> Outcome:
 
 
 def judge_ratio(gate: Gate, float_ms: np.ndarray, artifact_ms: np.ndarray) -> Outcome:
-    """At least the limit, by the lower end of the 95% interval. [blocks, calls] each, paired by block."""
+    """At least the limit, by the lower end of the 95% interval. [loadings, calls] each, paired."""
     ratio = ratio_interval(float_ms, artifact_ms)
     verdict = "pass" if ratio["low95"] >= gate.limit else "fail" if ratio["high95"] < gate.limit else "inconclusive"
     return Outcome(gate.name, gate.limit, ratio["value"], ratio["low95"], verdict)

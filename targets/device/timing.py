@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from targets.device import gates
 from targets.device.intervals import percentiles, ratio_interval
-from targets.device.measure import block_size, interleave
+from targets.device.measure import Loadings
 from targets.device.runners import load_runner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
+
     from targets.device.manifest import Gate, Manifest
-    from targets.device.runners import Runner
 
 # An interval that straddles its limit is measured on, for this many times the time asked for in all.
 MAX_ROUNDS = 4
@@ -37,21 +37,18 @@ class Timing:
     outcomes: list[gates.Outcome]
 
 
-def time_bundle(
-    manifest: Manifest, payload: Path, runner: Runner, feeds: Sequence[dict[str, np.ndarray]], seconds: float
-) -> Timing:
+def time_bundle(manifest: Manifest, payload: Path, feeds: Sequence[dict[str, np.ndarray]], seconds: float) -> Timing:
     """Times the artifact, interleaved with the float models that the bundle carries, until its gates are decided.
 
-    seconds: in all, for each of at most MAX_ROUNDS rounds. Raises what loading a float model raises.
+    seconds: in all, for each of at most MAX_ROUNDS rounds. Raises what loading a model raises.
     """
-    models = manifest.float_models
-    competitors = [runner, *(load_runner(m.runner, payload, m.files, m.options) for m in models)]
-    block = block_size(competitors, feeds)
+    models = [(manifest.runner, manifest.model_files, manifest.options)]
+    models += [(model.runner, model.files, model.options) for model in manifest.float_models]
+    loadings = Loadings([partial(load_runner, runner, payload, *how) for runner, *how in models], feeds, WARMUP)
     times: list[np.ndarray] = []
     outcomes: list[gates.Outcome] = []
     for _ in range(MAX_ROUNDS):
-        more = interleave(competitors, feeds, seconds=seconds, block=block, warmup=WARMUP)
-        times = [np.concatenate(parts) for parts in zip(times, more)] if times else more
+        times = loadings.measure(seconds)
         outcomes = judge(manifest.pending_gates, times)
         if all(outcome.verdict != "inconclusive" for outcome in outcomes):
             break
@@ -65,7 +62,7 @@ def judge(pending: Sequence[Gate], times: Sequence[np.ndarray]) -> list[gates.Ou
     """The gates that these times decide.
 
     times: of the artifact, the float model of a trial, and the artifact's own network in float, as far as there are
-    such models; [blocks, calls]. Without the last the trial's is the artifact's own.
+    such models; [loadings, calls]. Without the last the trial's is the artifact's own.
     """
     latency = [gates.judge_latency(gate, times[0]) for gate in pending if gate.name in gates.LATENCY_QUANTILES]
     if len(times) == 1:

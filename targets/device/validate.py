@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from targets.device.gates import Outcome
     from targets.device.manifest import Manifest
-    from targets.device.runners import Runner
 
 SCHEMA = 1
 COMMAND = "run-payload"
@@ -141,7 +140,8 @@ def _run(manifest: Manifest, payload: Path, seconds: float, findings: Findings) 
         findings.checks.append(Check("golden", gates.overall(outcomes), detail))
         findings.gates += outcomes
         if native:
-            _time(manifest, payload, runner, samples.feeds(), seconds, findings)
+            del runner  # timing loads its own
+            _time(manifest, payload, samples.feeds(), seconds, findings)
     judged = {outcome.name for outcome in findings.gates}
     if "golden_argmax_agreement" in judged:
         judged.add("golden")
@@ -162,14 +162,13 @@ def _memory(manifest: Manifest, payload: Path, findings: Findings) -> None:
 def _time(
     manifest: Manifest,
     payload: Path,
-    runner: Runner,
     feeds: list[dict[str, np.ndarray]],
     seconds: float,
     findings: Findings,
 ) -> None:
     from targets.device.timing import time_bundle
 
-    timing = time_bundle(manifest, payload, runner, feeds, seconds)
+    timing = time_bundle(manifest, payload, feeds, seconds)
     findings.latency_ms, findings.trial_latency_ms = timing.latency_ms, timing.trial_latency_ms
     findings.latency_ratio = timing.ratio
     findings.gates += timing.outcomes

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from calibration.errors import InputError, UnsupportedError
 from pipeline.diff import diff, read_artifact, read_feeds
 from pipeline.onnx_graph import rename
-from pipeline.report.divergence import print_divergence, record, render
+from pipeline.report.divergence import headline, print_divergence, record, render
 from targets.onnx_float import FloatGraph
 from targets.onnx_quantization import StaticScheme, static
 from targets.onnxruntime_cpu import OnnxruntimeCpu
@@ -124,6 +124,7 @@ def test_an_lstm_that_quantizes_inside_is_not_judged(tmp_path):
     found = diff(package.graph, made.graph, tmp_path / "in.npz")
     assert found.culprit is None
     assert any("not judged: lstm_quant" in note for note in found.notes)
+    assert headline(found) == "nothing that is judged differs by more than expected"
 
 
 def test_page_and_json_name_the_operator(folder, capsys):

@@ -7,7 +7,15 @@ import pytest
 
 from targets.device.errors import BundleError, UnsuitedError
 from targets.device.fresh import fresh_process
-from targets.device.measure import MIN_BLOCKS, block_size, interleave, load_ms, peak_memory_bytes, ratio_interval
+from targets.device.measure import (
+    MIN_BLOCKS,
+    Loadings,
+    block_size,
+    interleave,
+    load_ms,
+    peak_memory_bytes,
+    ratio_interval,
+)
 from targets.device.runners import load_runner
 from tests.bundles import layers, make_bundle, write_model
 
@@ -71,6 +79,55 @@ def test_blocks_of_all_fit_into_the_time_that_there_is():
     block = block_size(runners, feeds, seconds=0.2)
     assert 1 <= block <= 4
     assert block_size(runners, feeds, seconds=0.01) == 1
+
+
+def test_every_loading_is_a_block_and_each_model_takes_every_place_in_the_order_of_loading():
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        return Clockwork(name, 50, [])
+
+    loadings = Loadings([lambda name=name: load(name) for name in "abc"], [{"x": np.array([0])}], warmup=1)
+    once = loadings.measure(0.05, loadings=3)
+    assert "".join(loaded) == "abcbcacab"
+    assert len({times.shape for times in once}) == 1
+    assert len(once[0]) == 3
+    twice = loadings.measure(5.0, loadings=2)  # as many calls a loading as before, whatever the time
+    assert [times.shape for times in twice] == [(5, once[0].shape[1])] * 3
+    assert all((times[:3] == before).all() for times, before in zip(twice, once, strict=True))
+
+
+def test_no_two_loadings_are_held_at_once():
+    alive, most = set(), []
+
+    class Model(Clockwork):
+        def __del__(self):
+            alive.discard(id(self))
+
+    def load():
+        model = Model("a", 1, [])
+        alive.add(id(model))
+        most.append(len(alive))
+        return model
+
+    Loadings([load, load], [{"x": np.array([0])}], warmup=1).measure(0.01, loadings=3)
+    assert most == [1, 2] * 3
+
+
+def test_what_a_loading_has_to_itself_is_no_difference_of_models():
+    """The same model twice; each loading of it is up to some percent slower than it need be."""
+    rng = np.random.default_rng(0)
+
+    def load():
+        return Clockwork("a", 100 * rng.uniform(1.0, 1.2), [])
+
+    ratio = ratio_interval(*Loadings([load, load], [{"x": np.array([0])}], warmup=1).measure(0.5))
+    assert ratio["low95"] < 1 < ratio["high95"]
+    held = [load(), load()]
+    one = ratio_interval(*interleave(held, [{"x": np.array([0])}], seconds=0.2, block=20, warmup=1))
+    slower, faster = (held[0].microseconds, held[1].microseconds)
+    assert one["value"] == pytest.approx(slower / faster, rel=0.02)
 
 
 def test_a_larger_model_takes_longer_and_more_memory(tmp_path):
