@@ -90,7 +90,7 @@ class Choosing:
             right = [trial for trial in self.trials if trial in made and not trial.why]
             if not right:
                 return self._none_is_right()
-            self.bench.time([self.float_trial, *right], self._seconds(len(right)), anew=True)
+            self.bench.time([self.float_trial, *right], self._seconds(len(right)), reload=True)
         return fastest(self.float_trial, right, self.bench.held)
 
     def _by_rule(self) -> "Trial":

@@ -81,16 +81,23 @@ def time_against(
     max_seconds: float,
     settled: Callable[[list[dict[str, float]]], bool],
 ) -> Timing:
-    """Times models in turn on single samples, for `seconds`, and on while `settled(ratios)` is false."""
+    """Times models in turn on single samples, for `seconds` without loading, and on while `settled(ratios)` is false.
+
+    max_seconds: no further time begins that would end later, loading included.
+    """
     feeds = single_samples(artifact, split)
     loadings = Loadings([partial(loaded, model) for model in (artifact, *others)], feeds, WARM_UP)
     start = time.monotonic()
+    rounds = 0
     while True:
+        rounds += 1
         artifact_ms, *others_ms = loadings.measure(seconds)
         ratios = [ratio_interval(taken, artifact_ms) for taken in others_ms]
-        if settled(ratios) or time.monotonic() - start + seconds > max_seconds:
+        if settled(ratios) or (time.monotonic() - start) * (rounds + 1) / rounds > max_seconds:
             break
     runner = loaded(artifact)
+    for feed in feeds:
+        runner.run(feed)
     cpu = time.process_time()
     for feed in feeds:
         runner.run(feed)

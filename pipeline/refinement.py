@@ -87,7 +87,7 @@ class Refinement:
         return found
 
     def faster(self, trial: "Trial", known: Sequence[Sensitivity]) -> "Trial":
-        """The route with those regions in float without which it is faster beyond doubt; itself where there are none.
+        """The route with those regions in float without which it is faster; itself where there are none.
 
         known: its sensitivities.
         """
@@ -98,7 +98,7 @@ class Refinement:
         kinds = [kind for kind in trial.candidate.kinds() if not self._late(trial)]
         moves += self._rated(current, kinds)
         for _ in range(ROUNDS):
-            # What may help: many are timed at once, each for a short time. What is taken of them has to be sure.
+            # What may help: many are timed at once, each for a short time. What is taken of them has to be clear.
             helpful = sorted((m for m in moves if m[1]["value"] > 1.0), key=lambda m: -m[1]["value"])
             better = self._best_union(current, [region for region, _ in helpful])
             if better is None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # What is plainly wrong shows on this many samples: a drop more than three standard errors beyond the limit.
 GLANCE = 512
 STANDARD_ERRORS = 3.0
-# Each has answered some feeds already, for the size of a block to be known.
+# A first loading has answered some feeds already, for the size of a block to be known.
 WARM_UP = 5
 # Of the validation split: on so many samples the noise of two variants of a route is compared.
 COMPARED = 64
@@ -247,15 +247,15 @@ class Bench:
                 return f"costs {drop:.2f} points on {len(rows)} validation samples; {self.max_drop:g} are allowed"
         return ""
 
-    def time(self, trials: Sequence[Trial], seconds: float, *, anew: bool = False) -> None:
+    def time(self, trials: Sequence[Trial], seconds: float, *, reload: bool = False) -> None:
         """Times what ships, on single samples, all in turn; the first trial is what the others are compared with.
 
-        anew: whether each is loaded again and again, for a difference of a percent or two to be sure of; without it
+        reload: whether each is loaded again and again, for a difference of a percent or two to be sure of; without it
         the intervals know nothing of what a loading has to itself, which is enough to see what is worth a closer look.
         """
         models = [trial.compiled for trial in trials if trial.compiled is not None]
         feeds = single_samples(models[0], self.validation)
-        if anew:
+        if reload:
             latencies = Loadings([partial(loaded, model) for model in models], feeds, WARM_UP).measure(seconds)
         else:
             runners = [loaded(model) for model in models]

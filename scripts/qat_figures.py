@@ -40,7 +40,7 @@ from pipeline.stage import Work  # noqa: E402
 from pipeline.stages.qat import Qat  # noqa: E402
 from pipeline.store import Store  # noqa: E402
 from pipeline.training_settings import settings_of  # noqa: E402
-from targets.onnx_equalization import channels_of, move, pairs_of  # noqa: E402
+from targets.onnx_equalization import channels_of, pairs_of, rescale_channels  # noqa: E402
 from targets.onnx_float import FloatGraph  # noqa: E402
 from targets.onnx_graph import refusing  # noqa: E402
 from targets.onnx_quantization import (  # noqa: E402
@@ -157,14 +157,15 @@ def cases(
 def uneven(model: onnx.ModelProto, spread: float, seed: int = 0) -> onnx.ModelProto:
     """The same function with ranges of neighbouring channels that differ up to `spread` times, drawn log-uniformly.
 
-    What cross-layer equalization evens out is made uneven: layers with nothing but a ReLU or pooling in between.
+    What cross-layer equalization evens out is made uneven: layers with nothing but a ReLU or pooling in between. A
+    depthwise filter between two such pairs is given one draw and divided by another.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     weights, drawn = Weights(copy.graph), np.random.default_rng(seed)
     for pair in pairs_of(copy.graph, weights):
         exponents = drawn.uniform(-0.5, 0.5, channels_of(pair, weights))
-        move(pair, (spread**exponents).astype(np.float32), weights)
+        rescale_channels(pair, (spread**exponents).astype(np.float32), weights)
     weights.write()
     return copy
 

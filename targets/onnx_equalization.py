@@ -114,7 +114,7 @@ def _equalize(pair: Pair, weights: Weights) -> float:
     alive = (given > SMALLEST) & (taken > SMALLEST)
     scale = np.ones_like(given)
     scale[alive] = np.sqrt(given[alive] / taken[alive])
-    move(pair, scale, weights)
+    rescale_channels(pair, scale, weights)
     return float(np.abs(np.log(scale)).max())
 
 
@@ -123,7 +123,7 @@ def channels_of(pair: Pair, weights: Weights) -> int:
     return _channels_out(pair.first, weights)
 
 
-def move(pair: Pair, scale: np.ndarray, weights: Weights) -> None:
+def rescale_channels(pair: Pair, scale: np.ndarray, weights: Weights) -> None:
     """Divides what the first gives by `scale`, [channels], all above 0, and multiplies what the second makes of it."""
     first, second = weights[pair.first.input[1]], weights[pair.second.input[1]]
     weights[pair.first.input[1]] = first / _along(scale, first.ndim, _out_axis(pair.first))

@@ -27,7 +27,8 @@ GOLDEN_SAMPLES = 32
 class Validate:
     """Measures accuracy on every test sample, latency interleaved with the baseline, memory of fresh processes.
 
-    seconds: of timing in one round; a ratio whose interval straddles its limit is measured on, up to max_seconds.
+    seconds: of timing in one round, without loading; a ratio whose interval straddles its limit is measured on, up to
+        max_seconds with it.
     Writes validation.json: the part of report.json that is measured or judged here, and whether it ran at all.
     """
 
@@ -128,8 +129,8 @@ class Validate:
         from pipeline.gates import Figure
         from targets.device.measure import bounds95, percentiles
 
-        # What is float need not be faster than float: no more is measured for that.
-        least = None if artifact.precision == "fp32" else 1.0
+        # What is float need not be faster than float, and what has its own float model is held against that.
+        least = None if artifact.precision == "fp32" or in_float else 1.0
         limits = [limit for limit in (least, budget.latency_ratio) if limit is not None]
 
         def settled(ratios: list[dict[str, float]]) -> bool:

@@ -41,7 +41,7 @@ def mobilenet() -> nn.Module:
     return nn.Sequential(*layers, *head, nn.Flatten(), nn.Linear(320, 10))
 
 
-def microcontroller() -> nn.Module:
+def mobilenet_tiny() -> nn.Module:
     """Depthwise and pointwise convolutions in turn, few channels: MobileNetV1 (Howard et al. 2017, arXiv:1704.04861)
     cut down to the size that microcontrollers run, as in the MLPerf Tiny suite (Banbury et al. 2021, arXiv:2106.07597).
     """

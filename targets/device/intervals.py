@@ -70,10 +70,8 @@ def _quantiles(sample: np.ndarray, group: np.ndarray, draws: np.ndarray, quantil
     return result
 
 
-def levels(blocks: int, alpha: float) -> tuple[float, float]:
-    """The percentiles (0 to 1), lower and upper, between which 1 - 2 * alpha of the bootstrap's draws of so many blocks
-    lie, each as much further out as few blocks need.
-    """
+def expanded_percentiles(blocks: int, alpha: float) -> tuple[float, float]:
+    """Which percentiles (0 to 1) of the bootstrap's draws bound 1 - 2 * alpha: the further out, the fewer blocks."""
     z, free = -NormalDist().inv_cdf(alpha), blocks - 1
     # Student's t by its expansion in 1 / degrees of freedom (Abramowitz and Stegun 26.7.5): within 0.1% from 7 on.
     t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
@@ -89,7 +87,7 @@ def ratio_interval(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, flo
     """
     value = float(np.median(a) / np.median(b))
     over, under = bootstrap((a, b), 0.5, seed)
-    low, high = (float(v) for v in np.quantile(over / under, levels(groups_of(len(a)), 0.025)))
+    low, high = (float(v) for v in np.quantile(over / under, expanded_percentiles(groups_of(len(a)), 0.025)))
     return {"value": value, "low95": min(low, value), "high95": max(high, value)}
 
 
@@ -97,5 +95,5 @@ def bounds95(latencies: np.ndarray, quantile: float, seed: int = 0) -> tuple[flo
     """One-sided 95% bounds (lower, upper) of a quantile. latencies: [blocks, calls]. The quantile lies between them."""
     value = float(np.quantile(latencies, quantile))
     (resampled,) = bootstrap((latencies,), quantile, seed)
-    low, high = (float(v) for v in np.quantile(resampled, levels(groups_of(len(latencies)), 0.05)))
+    low, high = (float(v) for v in np.quantile(resampled, expanded_percentiles(groups_of(len(latencies)), 0.05)))
     return min(low, value), max(high, value)

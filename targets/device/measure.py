@@ -30,8 +30,12 @@ __all__ = [
 MIN_BLOCKS = 8
 # Short against a noisy neighbour's time slice, long against the clock's resolution.
 BLOCK_MS = 20.0
-# Of each model in one measurement. Fewer would leave their spread to chance; each costs the time to load all.
+# Of each model in one measurement.
 LOADINGS = 12
+# Fewer would leave their spread to chance; so many are taken of models that are slow to load or to run.
+MIN_LOADINGS = 6
+# More than MIN_LOADINGS take at most so many times the seconds that are asked for, loading included.
+STRETCH = 3.0
 # In one loading: each model goes first once, where there are two.
 MIN_ROUNDS = 2
 
@@ -52,14 +56,15 @@ def interleave(
     block: int,
     warmup: int,
     least: int = MIN_BLOCKS,
+    before: int = 0,
 ) -> list[np.ndarray]:
     """Latencies in ms of each runner, [blocks, block], for about `seconds` in all.
 
     Each round times one block of every runner on the same feeds; the order rotates from round to round (A B, B A, ...),
     so that neither always comes first and a drift of the machine's speed falls on both alike. A block begins with one
     call that is not counted, since in use no other model has just emptied the caches. Python's garbage collector rests.
-    At least `least` blocks are timed, however long they take. What one loading of a model has to itself is in all of
-    its blocks: see Loadings.
+    At least `least` blocks are timed, however long they take. before: rounds that went before, with whose feeds and
+    order it goes on. What one loading of a model has to itself is in all of its blocks: see Loadings.
     """
     _warm(runners, feeds, warmup)
     times: list[list[np.ndarray]] = [[] for _ in runners]
@@ -70,9 +75,9 @@ def interleave(
         deadline = perf_counter_ns() + int(seconds * 1e9)
         rounds = 0
         while rounds < least or perf_counter_ns() < deadline:
-            batch = [feeds[(rounds * block + i) % len(feeds)] for i in range(block)]
+            batch = [feeds[((before + rounds) * block + i) % len(feeds)] for i in range(block)]
             for turn in range(len(runners)):
-                index = (rounds + turn) % len(runners)
+                index = (before + rounds + turn) % len(runners)
                 times[index].append(_time_block(runners[index], batch))
             rounds += 1
     finally:
@@ -83,48 +88,62 @@ def interleave(
 
 @dataclass
 class Loadings:
-    """Latencies of models in turn, each of them loaded anew again and again; one loading is one block.
+    """Latencies of models in turn, each of them loaded anew again and again.
 
     Where the weights and buffers of a session come to lie makes one loading up to some percent faster than another of
     the very same model, for as long as it lives (Mytkowicz et al. 2009, Producing wrong data without doing anything
-    obviously wrong), and what is loaded first lies elsewhere than what is loaded last. So the loading is what varies
-    (Kalibera and Jones 2013, Rigorous benchmarking in reasonable time), and its order rotates.
+    obviously wrong), and what is loaded first lies elsewhere than what is loaded last. So a loading is one observation
+    (Kalibera and Jones 2013, Rigorous benchmarking in reasonable time), and the order of loading rotates.
 
-    load: of each model. feeds: that all are timed on. times: ms, [loadings, calls] of each model, all so far.
+    loaders: each loads a model. feeds: that all are timed on. warmup: calls that are not counted, at most, of each
+    loading. times: ms, [loadings, calls] of each model, all so far.
     """
 
-    load: Sequence[Callable[[], Runs]]
+    loaders: Sequence[Callable[[], Runs]]
     feeds: Sequence[dict[str, np.ndarray]]
     warmup: int
     times: list[np.ndarray] = field(init=False, default_factory=list)
     _block: int = field(init=False, default=0)
     _rounds: int = field(init=False, default=0)
+    _done: int = field(init=False, default=0)
 
-    def measure(self, seconds: float, loadings: int = LOADINGS) -> list[np.ndarray]:
-        """All latencies, after so many more loadings of about `seconds` in all. Raises what loading a model raises.
+    def measure(self, seconds: float) -> list[np.ndarray]:
+        """All latencies, after LOADINGS more of about `seconds` in all. Raises what loading a model raises.
 
-        The first call decides how many calls a loading makes.
+        The first call decides how many calls a loading makes. Loading is not in `seconds`: models for which it takes
+        long get fewer loadings.
         """
-        for loading in range(loadings):
-            count = len(self.load)
-            order = [(loading + turn) % count for turn in range(count)]
-            loaded = {index: self.load[index]() for index in order}
-            runners = [loaded[index] for index in range(count)]
-            each_seconds = 0.0 if self._rounds else seconds / loadings
-            self._block = self._block or block_size(runners, self.feeds, seconds / loadings, MIN_ROUNDS)
-            found = interleave(
-                *(runners, self.feeds),
-                seconds=each_seconds,
-                block=self._block,
-                warmup=self.warmup,
-                least=self._rounds or MIN_ROUNDS,
-            )
-            self._rounds = len(found[0])
-            calls = [blocks.reshape(1, -1) for blocks in found]
-            self.times = [np.concatenate(both) for both in zip(self.times, calls)] if self.times else calls
-            # The next ones find the memory as these found it.
-            del loaded, runners
+        start, wanted, taken = perf_counter_ns(), LOADINGS, 0
+        while taken < wanted:
+            found = self._load_and_time(seconds / LOADINGS)
+            self.times = [np.concatenate(both) for both in zip(self.times, found)] if self.times else found
+            taken += 1
+            each_seconds = (perf_counter_ns() - start) / 1e9 / taken
+            wanted = max(MIN_LOADINGS, min(LOADINGS, int(STRETCH * seconds / each_seconds)))
         return self.times
+
+    def _load_and_time(self, seconds: float) -> list[np.ndarray]:
+        """One loading: [1, calls] of each model."""
+        count = len(self.loaders)
+        order = [(self._done + turn) % count for turn in range(count)]
+        loaded = {index: self.loaders[index]() for index in order}
+        runners = [loaded[index] for index in range(count)]
+        if not self._block:
+            each_ms = typical_ms(runners, self.feeds)
+            self._block = block_of(each_ms, seconds, MIN_ROUNDS)
+            self._rounds = max(MIN_ROUNDS, int(seconds * 1e3 / ((self._block + 1) * sum(each_ms))))
+        found = interleave(
+            runners,
+            self.feeds,
+            seconds=0,
+            block=self._block,
+            # Of a slow model no more than are timed.
+            warmup=min(self.warmup, self._block * MIN_ROUNDS),
+            least=self._rounds,
+            before=self._done * self._rounds,
+        )
+        self._done += 1
+        return [blocks.reshape(1, -1) for blocks in found]
 
 
 def _warm(runners: Sequence[Runs], feeds: Sequence[dict[str, np.ndarray]], calls: int) -> None:
@@ -145,18 +164,22 @@ def _time_block(runner: Runs, batch: list[dict[str, np.ndarray]]) -> np.ndarray:
     return times
 
 
-def block_size(
-    runners: Sequence[Runs],
-    feeds: Sequence[dict[str, np.ndarray]],
-    seconds: float = float("inf"),
-    least: int = MIN_BLOCKS,
-) -> int:
+def block_size(runners: Sequence[Runs], feeds: Sequence[dict[str, np.ndarray]], seconds: float = float("inf")) -> int:
     """Calls a block such that a block of the fastest runner takes about BLOCK_MS; from 1 to 200.
 
-    seconds: `least` blocks of all runners are to fit in; blocks are then shorter.
+    seconds: MIN_BLOCKS of all runners are to fit in; blocks are then shorter.
     """
+    return block_of(typical_ms(runners, feeds), seconds, MIN_BLOCKS)
+
+
+def typical_ms(runners: Sequence[Runs], feeds: Sequence[dict[str, np.ndarray]]) -> list[float]:
+    """About how long a call of each takes, above 0."""
     _warm(runners, feeds, 3)
-    each_ms = [max(float(np.median(_time_block(runner, [feeds[0]] * 5))) / 1e6, 1e-6) for runner in runners]
+    return [max(float(np.median(_time_block(runner, [feeds[0]] * 5))) / 1e6, 1e-6) for runner in runners]
+
+
+def block_of(each_ms: Sequence[float], seconds: float, blocks: int) -> int:
+    """Calls a block, see block_size. each_ms: of a call of each runner. blocks: of all runners that are to fit in."""
     # A block has one more call, which is not counted.
-    fitting = seconds * 1e3 / least / sum(each_ms) - 1
+    fitting = seconds * 1e3 / blocks / sum(each_ms) - 1
     return int(min(200, max(1, min(BLOCK_MS / min(each_ms), fitting))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from targets.device import gates
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 # An interval that straddles its limit is measured on, for this many times the time asked for in all.
 MAX_ROUNDS = 4
+# But no further round begins for which loading the models would take longer than that in all.
+MOST_LOADING_S = 300.0
 WARMUP = 10
 
 
@@ -40,17 +43,19 @@ class Timing:
 def time_bundle(manifest: Manifest, payload: Path, feeds: Sequence[dict[str, np.ndarray]], seconds: float) -> Timing:
     """Times the artifact, interleaved with the float models that the bundle carries, until its gates are decided.
 
-    seconds: in all, for each of at most MAX_ROUNDS rounds. Raises what loading a model raises.
+    seconds: of timing, for each of at most MAX_ROUNDS rounds. Raises what loading a model raises.
     """
     models = [(manifest.runner, manifest.model_files, manifest.options)]
     models += [(model.runner, model.files, model.options) for model in manifest.float_models]
     loadings = Loadings([partial(load_runner, runner, payload, *how) for runner, *how in models], feeds, WARMUP)
     times: list[np.ndarray] = []
     outcomes: list[gates.Outcome] = []
-    for _ in range(MAX_ROUNDS):
+    start = monotonic()
+    for done in range(1, MAX_ROUNDS + 1):
         times = loadings.measure(seconds)
         outcomes = judge(manifest.pending_gates, times)
-        if all(outcome.verdict != "inconclusive" for outcome in outcomes):
+        late = (monotonic() - start) * (done + 1) / done > MAX_ROUNDS * seconds + MOST_LOADING_S
+        if late or all(outcome.verdict != "inconclusive" for outcome in outcomes):
             break
     latencies = [percentiles(t) for t in times]
     if manifest.trial is None:

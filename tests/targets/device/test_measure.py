@@ -1,6 +1,7 @@
 import gc
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ import pytest
 from targets.device.errors import BundleError, UnsuitedError
 from targets.device.fresh import fresh_process
 from targets.device.measure import (
+    LOADINGS,
     MIN_BLOCKS,
+    MIN_LOADINGS,
+    MIN_ROUNDS,
     Loadings,
     block_size,
     interleave,
@@ -81,21 +85,45 @@ def test_blocks_of_all_fit_into_the_time_that_there_is():
     assert block_size(runners, feeds, seconds=0.01) == 1
 
 
-def test_every_loading_is_a_block_and_each_model_takes_every_place_in_the_order_of_loading():
-    loaded = []
+def loadings_of(names: str, log: list[str], microseconds: float = 50) -> tuple[Loadings, list[tuple[str, int]]]:
+    """Of clockworks, which write down that they are loaded, and the calls that they get."""
+    calls: list[tuple[str, int]] = []
 
     def load(name):
-        loaded.append(name)
-        return Clockwork(name, 50, [])
+        log.append(name)
+        return Clockwork(name, microseconds, calls)
 
-    loadings = Loadings([lambda name=name: load(name) for name in "abc"], [{"x": np.array([0])}], warmup=1)
-    once = loadings.measure(0.05, loadings=3)
-    assert "".join(loaded) == "abcbcacab"
-    assert len({times.shape for times in once}) == 1
-    assert len(once[0]) == 3
-    twice = loadings.measure(5.0, loadings=2)  # as many calls a loading as before, whatever the time
-    assert [times.shape for times in twice] == [(5, once[0].shape[1])] * 3
-    assert all((times[:3] == before).all() for times, before in zip(twice, once, strict=True))
+    feeds = [{"x": np.array([i])} for i in range(10)]
+    return Loadings([lambda name=name: load(name) for name in names], feeds, warmup=1), calls
+
+
+def test_each_model_is_loaded_in_every_place_and_goes_on_so():
+    log = []
+    loadings, _ = loadings_of("abc", log)
+    once = loadings.measure(1.0)
+    first = len(once[0])
+    assert MIN_LOADINGS <= first <= LOADINGS
+    assert {times.shape for times in once} == {once[0].shape}
+    again = loadings.measure(1.0)  # as many calls a loading as before
+    assert "".join(log) == ("abcbcacab" * LOADINGS)[: len(log)]
+    assert [times.shape for times in again] == [(len(log) // 3, once[0].shape[1])] * 3
+    assert all((times[:first] == before).all() for times, before in zip(again, once, strict=True))
+
+
+def test_few_calls_a_loading_go_through_all_feeds_and_each_model_goes_first():
+    log = []
+    loadings, calls = loadings_of("abc", log, microseconds=1500)
+    times = loadings.measure(0.01)
+    assert times[0].shape == (MIN_LOADINGS, MIN_ROUNDS)
+    # After what is only for the size of a block: of each loading the warm-up, then rounds of each model's two calls.
+    counted = calls[3 * 9 :]
+    first, seen = [], set()
+    for loading in range(MIN_LOADINGS):
+        rounds = counted[loading * 15 + 3 : (loading + 1) * 15]
+        first += [rounds[0][0], rounds[6][0]]
+        seen |= {feed for _, feed in rounds}
+    assert first == list("abc") * (MIN_LOADINGS * MIN_ROUNDS // 3)
+    assert seen == set(range(10))
 
 
 def test_no_two_loadings_are_held_at_once():
@@ -111,23 +139,17 @@ def test_no_two_loadings_are_held_at_once():
         most.append(len(alive))
         return model
 
-    Loadings([load, load], [{"x": np.array([0])}], warmup=1).measure(0.01, loadings=3)
-    assert most == [1, 2] * 3
+    Loadings([load, load], [{"x": np.array([0])}], warmup=1).measure(0.01)
+    assert most == [1, 2] * (len(most) // 2)
 
 
-def test_what_a_loading_has_to_itself_is_no_difference_of_models():
-    """The same model twice; each loading of it is up to some percent slower than it need be."""
-    rng = np.random.default_rng(0)
-
-    def load():
-        return Clockwork("a", 100 * rng.uniform(1.0, 1.2), [])
-
-    ratio = ratio_interval(*Loadings([load, load], [{"x": np.array([0])}], warmup=1).measure(0.5))
-    assert ratio["low95"] < 1 < ratio["high95"]
-    held = [load(), load()]
-    one = ratio_interval(*interleave(held, [{"x": np.array([0])}], seconds=0.2, block=20, warmup=1))
-    slower, faster = (held[0].microseconds, held[1].microseconds)
-    assert one["value"] == pytest.approx(slower / faster, rel=0.02)
+def test_a_loading_that_fails_is_said_and_what_was_measured_stays():
+    loadings, _ = loadings_of("a", [])
+    before = [times.copy() for times in loadings.measure(0.01)]
+    loadings.loaders = [lambda: load_runner("imaginary", Path(), [], {})]
+    with pytest.raises(UnsuitedError, match="imaginary"):
+        loadings.measure(0.01)
+    assert (loadings.times[0] == before[0]).all()
 
 
 def test_a_larger_model_takes_longer_and_more_memory(tmp_path):
