@@ -36,8 +36,8 @@ LOADINGS = 12
 MIN_LOADINGS = 6
 # More than MIN_LOADINGS take at most so many times the seconds that are asked for, loading included.
 STRETCH = 3.0
-# In one loading: each model goes first once, where there are two.
-MIN_ROUNDS = 2
+# In one loading; fewer where models are slow.
+ROUNDS, MIN_ROUNDS = 4, 2
 
 
 class Runs(Protocol):
@@ -56,15 +56,14 @@ def interleave(
     block: int,
     warmup: int,
     least: int = MIN_BLOCKS,
-    before: int = 0,
 ) -> list[np.ndarray]:
     """Latencies in ms of each runner, [blocks, block], for about `seconds` in all.
 
     Each round times one block of every runner on the same feeds; the order rotates from round to round (A B, B A, ...),
     so that neither always comes first and a drift of the machine's speed falls on both alike. A block begins with one
     call that is not counted, since in use no other model has just emptied the caches. Python's garbage collector rests.
-    At least `least` blocks are timed, however long they take. before: rounds that went before, with whose feeds and
-    order it goes on. What one loading of a model has to itself is in all of its blocks: see Loadings.
+    At least `least` blocks are timed, however long they take. What one loading of a model has to itself is in all of
+    its blocks: see Loadings.
     """
     _warm(runners, feeds, warmup)
     times: list[list[np.ndarray]] = [[] for _ in runners]
@@ -75,9 +74,9 @@ def interleave(
         deadline = perf_counter_ns() + int(seconds * 1e9)
         rounds = 0
         while rounds < least or perf_counter_ns() < deadline:
-            batch = [feeds[((before + rounds) * block + i) % len(feeds)] for i in range(block)]
+            batch = [feeds[(rounds * block + i) % len(feeds)] for i in range(block)]
             for turn in range(len(runners)):
-                index = (before + rounds + turn) % len(runners)
+                index = (rounds + turn) % len(runners)
                 times[index].append(_time_block(runners[index], batch))
             rounds += 1
     finally:
@@ -92,8 +91,8 @@ class Loadings:
 
     Where the weights and buffers of a session come to lie makes one loading up to some percent faster than another of
     the very same model, for as long as it lives (Mytkowicz et al. 2009, Producing wrong data without doing anything
-    obviously wrong), and what is loaded first lies elsewhere than what is loaded last. So a loading is one observation
-    (Kalibera and Jones 2013, Rigorous benchmarking in reasonable time), and the order of loading rotates.
+    obviously wrong), and what is loaded or timed first does so otherwise than what is last. So a loading is one
+    observation (Kalibera and Jones 2013, Rigorous benchmarking in reasonable time), and the order rotates.
 
     loaders: each loads a model. feeds: that all are timed on. warmup: calls that are not counted, at most, of each
     loading. times: ms, [loadings, calls] of each model, all so far.
@@ -124,26 +123,26 @@ class Loadings:
 
     def _load_and_time(self, seconds: float) -> list[np.ndarray]:
         """One loading: [1, calls] of each model."""
-        count = len(self.loaders)
-        order = [(self._done + turn) % count for turn in range(count)]
-        loaded = {index: self.loaders[index]() for index in order}
-        runners = [loaded[index] for index in range(count)]
+        count, first = len(self.loaders), self._done % len(self.loaders)
+        order = [(first + turn) % count for turn in range(count)]
+        runners = [self.loaders[index]() for index in order]
         if not self._block:
             each_ms = typical_ms(runners, self.feeds)
-            self._block = block_of(each_ms, seconds, MIN_ROUNDS)
+            self._block = block_of(each_ms, seconds, ROUNDS)
             self._rounds = max(MIN_ROUNDS, int(seconds * 1e3 / ((self._block + 1) * sum(each_ms))))
+        turned = self._done * self._rounds * self._block % len(self.feeds)
+        # What is loaded first is timed first too: the machine still settles then, which falls on each model in turn.
         found = interleave(
             runners,
-            self.feeds,
+            [*self.feeds[turned:], *self.feeds[:turned]],
             seconds=0,
             block=self._block,
             # Of a slow model no more than are timed.
             warmup=min(self.warmup, self._block * MIN_ROUNDS),
             least=self._rounds,
-            before=self._done * self._rounds,
         )
         self._done += 1
-        return [blocks.reshape(1, -1) for blocks in found]
+        return [found[order.index(index)].reshape(1, -1) for index in range(count)]
 
 
 def _warm(runners: Sequence[Runs], feeds: Sequence[dict[str, np.ndarray]], calls: int) -> None:

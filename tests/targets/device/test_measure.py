@@ -122,7 +122,7 @@ def test_few_calls_a_loading_go_through_all_feeds_and_each_model_goes_first():
         rounds = counted[loading * 15 + 3 : (loading + 1) * 15]
         first += [rounds[0][0], rounds[6][0]]
         seen |= {feed for _, feed in rounds}
-    assert first == list("abc") * (MIN_LOADINGS * MIN_ROUNDS // 3)
+    assert first == ["abc"[(loading + turn) % 3] for loading in range(MIN_LOADINGS) for turn in range(MIN_ROUNDS)]
     assert seen == set(range(10))
 
 
