@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from pipeline.trials import Bench, Trial
     from targets.target import Candidate, ModelPackage
 
-# Among routes within this of each other the target's order decides, so that a rebuild chooses the same.
-CLEARLY_FASTER = 1.02
-# Less than that over float is not worth other answers, and the next measurement may not find it again.
+# Less than that, over float or over a route before it in the target's order, is not worth other answers: the next
+# measurement may not find it again, and a rebuild chooses the same.
 WORTH_IT = 1.01
 # Layers left in float have made a route that much faster; one that is further behind another as it is cannot win.
 CATCHES_UP = 1.3
 # Of the fastest routes so many are looked into, or made right, layer by layer.
 MOST_REFINED = 2
 SECONDS_EACH = 0.6
+# Where it is decided what ships: routes differ by a few percent.
+LAST_SECONDS_EACH = 2.0
 # Where only whether one is faster than float is asked.
 QUICK_SECONDS_EACH = 0.075
 
@@ -90,7 +91,7 @@ class Choosing:
             right = [trial for trial in self.trials if trial in made and not trial.why]
             if not right:
                 return self._none_is_right()
-            self.bench.time([self.float_trial, *right], self._seconds(len(right)), reload=True)
+            self.bench.time([self.float_trial, *right], LAST_SECONDS_EACH * (1 + len(right)), reload=True)
         return fastest(self.float_trial, right, self.bench.held)
 
     def _by_rule(self) -> "Trial":
@@ -248,7 +249,7 @@ def fastest(float_trial: "Trial", right: "Sequence[Trial]", held: str) -> "Trial
     chosen = faster[0] if faster else float_trial
     for trial in faster[1:]:
         # Of one route with and without layers in float it was found before which is faster.
-        least = 1.0 if trial.candidate is not None and trial.candidate is chosen.candidate else CLEARLY_FASTER
+        least = 1.0 if trial.candidate is not None and trial.candidate is chosen.candidate else WORTH_IT
         if ratio_interval(chosen.latencies_ms, trial.latencies_ms)["low95"] > least:
             chosen = trial
     for trial in right:
