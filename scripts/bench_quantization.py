@@ -49,7 +49,7 @@ QUICK = ("resnet", "convnext", "minilm-2")
 QUICK_REPEATS = 3
 # Timed against themselves, so many times in each runtime.
 TIMED = ("resnet", "words-cnn", "vit")
-SAME_REPEATS = 20
+SAME_REPEATS = 10
 SAME_FEEDS = 16
 SEEDS = 30
 
