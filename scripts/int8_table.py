@@ -1,13 +1,14 @@
 """The table of the int8 bench, and what it comes to: geometric means, the best of all peers, drops of accuracy.
 
-int8_table.py prints the tables that were measured last, as Markdown.
+int8_table.py [--places] [CODE] prints the tables that were measured, by that code or any, as Markdown: a line for each
+artifact, or for each place ours and the best peer.
 """
 
 import json
 import math
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from int8_artifacts import OURS, WORK
@@ -17,6 +18,8 @@ FP32 = "fp32"
 USABLE_DROP = 1.0
 Row = Mapping[str, Any]
 COLUMNS = ("model", "runtime", "threads", "tool", "scheme", "drop", "size", "p50 against fp32", "CPU s", "lines")
+
+PLACES = (*COLUMNS[:3], *COLUMNS[4:8], "best peer", "its p50", "ours against it")
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
@@ -94,11 +97,25 @@ def cells_of_row(row: Row) -> tuple[str, ...]:
     )
 
 
-def markdown(rows: Iterable[Row]) -> str:
-    """The table, a line for each artifact and each failure."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    lines += [f"| {' | '.join(text.replace('|', '/') for text in cells_of_row(row))} |" for row in rows]
-    return "\n".join(lines)
+def markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    rows = [columns, ["---"] * len(columns), *lines]
+    return "\n".join(f"| {' | '.join(text.replace('|', '/') for text in row)} |" for row in rows)
+
+
+def places(rows: Iterable[Row]) -> Iterator[tuple[str, ...]]:
+    """Of each model, runtime and number of threads: ours, the fastest peer that holds the accuracy, and ours to it."""
+    for key, cell in cells(rows).items():
+        mine = ours_of(cell)
+        if mine is None:
+            continue
+        best = min(peers_of(cell, USABLE_DROP), key=lambda row: row["p50_ms"], default=None)
+        rival = ("none holds it", "", "")
+        if best is not None:
+            ratio = best["ours_to_it"]
+            reach = f"{ratio['value']:.3f}x ({ratio['low95']:.3f} to {ratio['high95']:.3f})"
+            rival = (best["tool"], f"{best['to_fp32']['value']:.2f}x", reach)
+        yield (*map(str, key), *cells_of_row(mine)[4:8], *rival)
 
 
 def plain(rows: Iterable[Row]) -> str:
@@ -117,5 +134,14 @@ def stored(code: str = "*") -> list[Row]:
     return [row for path in sorted((WORK / "tables").glob(f"*-{code}.json")) for row in json.loads(path.read_text())]
 
 
+def main(arguments: Sequence[str]) -> None:
+    codes = [argument for argument in arguments if argument != "--places"]
+    rows = stored(*codes[:1])
+    if "--places" in arguments:
+        print(markdown(PLACES, places(rows)))
+    else:
+        print(markdown(COLUMNS, map(cells_of_row, rows)))
+
+
 if __name__ == "__main__":
-    print(markdown(stored(*sys.argv[1:2])))
+    main(sys.argv[1:])

@@ -26,6 +26,7 @@ def row(tool, p50_ms, *, model="net", runtime="openvino", threads=1, drop=0.0, h
         "drop_points": drop,
         "p50_ms": p50_ms,
         "to_fp32": {"value": 1.5, "low95": 1.0, "high95": high95},
+        "ours_to_it": {"value": p50_ms, "low95": p50_ms, "high95": p50_ms},
     }
 
 
@@ -85,7 +86,7 @@ def test_slower_is_what_is_slower_beyond_doubt():
 
 def test_the_table_shows_every_row_and_why_one_failed():
     rows = [row("edgewright", 1.0), row("nncf", 2.0, error="ValueError: a | b")]
-    lines = table.markdown(rows).splitlines()
+    lines = table.markdown(table.COLUMNS, map(table.cells_of_row, rows)).splitlines()
     assert len(lines) == 2 + len(rows)
     assert {line.count("|") for line in lines} == {len(table.COLUMNS) + 1}
     assert "fails: ValueError: a / b" in lines[-1]
@@ -95,8 +96,17 @@ def test_the_table_shows_every_row_and_why_one_failed():
     assert shown[1].index("edgewright") == shown[2].index("nncf")
 
 
+def test_each_place_has_the_best_peer_that_holds_the_accuracy():
+    rows = [row("edgewright", 1.0), row("nncf", 2.0), row("optimum", 3.0), row("olive", 0.5, drop=40.0)]
+    rows += [row("edgewright", 1.0, threads=2), row("olive", 0.5, drop=40.0, threads=2)]
+    first, second = table.places(rows)
+    assert len(first) == len(second) == len(table.PLACES)
+    assert first[-3:] == ("nncf", "1.50x", "2.000x (2.000 to 2.000)")
+    assert second[-3:] == ("none holds it", "", "")
+
+
 def test_a_model_that_ships_in_float_says_so():
-    assert "(float)" in table.markdown([row("edgewright", 1.0, precision="fp32")])
+    assert "(float)" in " ".join(table.cells_of_row(row("edgewright", 1.0, precision="fp32")))
 
 
 @pytest.mark.parametrize("tool", ["fp32", "edgewright"])
