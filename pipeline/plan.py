@@ -76,7 +76,9 @@ class Plan:
     def rows(self, store: Store) -> list[Row]:
         """One row per device and stage: cached, or why it must run."""
         history = History(store.root, self.recipe)
-        standing = {node.digest: self.standing(node, store) for node in self.nodes}
+        standing: dict[str, str | None] = {}
+        for node in self.nodes:
+            standing[node.digest] = self._standing(node, store, standing)
         return [
             Row(
                 node.label,
@@ -90,12 +92,28 @@ class Plan:
         ]
 
     @staticmethod
-    def standing(node: Node, store: Store) -> str | None:
-        """None where the node's artifact is there and sound; else what is wrong with it, "" when it is just absent."""
+    def _standing(node: Node, store: Store, of_inputs: Mapping[str, str | None]) -> str | None:
+        """None where the node's artifact is there, sound, and made from the inputs that are there; else why it is not.
+
+        "" where it is just absent.
+        """
         try:
-            return None if store.open(node.digest) is not None else ""
+            record = store.open(node.digest)
+            if record is None:
+                return ""
+            for role, taken in node.inputs.items():
+                if of_inputs[taken.digest] is not None:
+                    return f"{taken.label} will be made again and may come out otherwise"
+                if record.inputs.get(role) != store.contents(taken.digest):
+                    return made_from_another(taken)
         except IntegrityError as error:
             return error.message
+        return None
+
+
+def made_from_another(taken: Node) -> str:
+    """Why an artifact is made again whose input has come out otherwise than it was, under the same digest."""
+    return f"{taken.label} was made again and came out otherwise"
 
 
 def make_plan(recipe: Recipe, store: Store) -> Plan:

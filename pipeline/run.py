@@ -14,7 +14,7 @@ from typing import Any
 from calibration.errors import EdgewrightError, InputError, IntegrityError
 from pipeline import machine
 from pipeline.history import History
-from pipeline.plan import Node, Plan, make_plan
+from pipeline.plan import Node, Plan, made_from_another, make_plan
 from pipeline.progress import BuildProgress
 from pipeline.recipe import Recipe
 from pipeline.report.html import write_index
@@ -119,7 +119,11 @@ def _outcome(
 def run_node(
     node: Node, store: Store, recipe_folder: Path, devices: list[str], reason: str, progress: BuildProgress
 ) -> StageRun:
-    """The artifact of one node, hashed just now, or built. Raises EdgewrightError where the stage refuses."""
+    """The artifact of one node, hashed just now, or built. Raises EdgewrightError where the stage refuses.
+
+    The artifacts of its inputs are there. One that was made from others of the same digests is built again.
+    """
+    inputs = {role: store.contents(taken.digest) for role, taken in node.inputs.items()}
     with store.lock(node.digest):
         try:
             record = store.open(node.digest)
@@ -127,13 +131,17 @@ def run_node(
             progress.say(f"{damage.message}: it is built again")
             store.discard(node.digest)
             record, reason = None, damage.message
+        if record is not None and record.inputs != inputs:
+            other = next(role for role in inputs if record.inputs.get(role) != inputs[role])
+            store.discard(node.digest)
+            record, reason = None, made_from_another(node.inputs[other])
         if record is not None:
             progress.cached()
             return StageRun(node, record, cached=True, reason="")
         progress.begin(node.label, devices, reason)
         start = time.monotonic()
         try:
-            record = _work(node, store, recipe_folder, progress, start)
+            record = _work(node, inputs, store, recipe_folder, progress, start)
         except MemoryError as error:
             refusal = EdgewrightError(f"{node.label}: not enough memory: {error}", "free some")
             progress.end(time.monotonic() - start, refusal.message)
@@ -145,7 +153,9 @@ def run_node(
         return StageRun(node, record, cached=False, reason=reason)
 
 
-def _work(node: Node, store: Store, recipe_folder: Path, progress: BuildProgress, start: float) -> ArtifactRecord:
+def _work(
+    node: Node, inputs: dict[str, str], store: Store, recipe_folder: Path, progress: BuildProgress, start: float
+) -> ArtifactRecord:
     arguments = {role: store.path(taken.digest) for role, taken in node.inputs.items()} | dict(node.values)
     with (
         machine.working(lambda: progress.say("waits for another build's stage, to measure alone")) as measuring,
@@ -157,7 +167,7 @@ def _work(node: Node, store: Store, recipe_folder: Path, progress: BuildProgress
         machine.reset_peak_memory()
         node.stage(Work(folder, scratch, recipe_folder, measuring, progress.update, progress.say), **arguments)
         seconds, peak = time.monotonic() - start, machine.peak_memory_bytes()
-        return store.publish(folder, node.label, node.digest, round(seconds, 3), peak, dict(node.tools))
+        return store.publish(folder, node.label, node.digest, inputs, round(seconds, 3), peak, dict(node.tools))
 
 
 class _FullDisk:

@@ -17,22 +17,30 @@ from calibration.errors import InputError, IntegrityError
 from pipeline.files import FileHashes, files_below, sha256
 
 RECORD = "artifact.json"
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class ArtifactRecord:
     """What is known of an artifact besides its files: kept beside them as artifact.json.
 
-    files: relative name -> sha256.
+    files: relative name -> sha256. inputs: role -> `contents` of the artifact it was made from. A digest covers the
+    digests of inputs, not what they hold: a stage that measures can come out otherwise when it is made again.
     """
 
     stage: str
     digest: str
     files: dict[str, str]
+    inputs: dict[str, str]
     seconds: float
     peak_memory_bytes: int
     tools: dict[str, str]
-    schema: int = 1
+    schema: int = SCHEMA
+
+    @property
+    def contents(self) -> str:
+        """sha256 of the names and bytes of all files."""
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
 
 
 def _sealed(record: ArtifactRecord) -> dict[str, Any]:
@@ -70,6 +78,8 @@ class Store:
         """What is known of an artifact, without hashing its files; None where there is none."""
         try:
             content = json.loads((self.path(digest) / RECORD).read_text())
+            if content["schema"] != SCHEMA:
+                raise IntegrityError(f"the cache entry {digest[:12]} was written by another version of edgewright")
             record = ArtifactRecord(**{key: content[key] for key in ArtifactRecord.__dataclass_fields__})
             sound = content == _sealed(record)
         except FileNotFoundError as error:
@@ -101,12 +111,26 @@ class Store:
                 raise IntegrityError(f"the cache entry {digest[:12]} ({record.stage}) is damaged: {name} has changed")
         return record
 
+    def contents(self, digest: str) -> str:
+        """What an artifact holds, as its record has it. Raises IntegrityError where there is none."""
+        record = self.record(digest)
+        if record is None:
+            raise IntegrityError(f"the cache entry {digest[:12]} was removed while a build needed it", "build again")
+        return record.contents
+
     def publish(
-        self, folder: Path, stage: str, digest: str, seconds: float, peak: int, tools: dict[str, str]
+        self,
+        folder: Path,
+        stage: str,
+        digest: str,
+        inputs: dict[str, str],
+        seconds: float,
+        peak: int,
+        tools: dict[str, str],
     ) -> ArtifactRecord:
         """Makes a filled folder of `temporary` the artifact `digest`. The caller holds the digest's lock."""
         files = {name: sha256(folder / name) for name in sorted(files_below(folder))}
-        record = ArtifactRecord(stage, digest, files, seconds, peak, tools)
+        record = ArtifactRecord(stage, digest, files, inputs, seconds, peak, tools)
         (folder / RECORD).write_text(json.dumps(_sealed(record), indent=1))
         folder.rename(self.path(digest))
         return record

@@ -61,7 +61,8 @@ def read_standing(
     try:
         report = json.loads((folder / "report.json").read_text())
         same = (
-            [stage["digest"] for stage in report["stages"]] == [run.node.digest for run in runs]
+            [(stage["digest"], stage["contents"]) for stage in report["stages"]]
+            == [(run.node.digest, run.record.contents) for run in runs]
             and (report["refusal"] or {}).get("reason") == (refusal[1].message if refusal else None)
             and (folder / "report.html").exists()
         )
@@ -97,7 +98,15 @@ def assemble(
             notes += json.loads((artifact / "audit.json").read_text("utf-8"))["notes"]
     known = {key: value for key, value in measured.items() if key not in PRIVATE}
     stages = tuple(
-        StageRecord(r.node.label, r.node.digest, r.cached, r.reason, r.record.seconds, r.record.peak_memory_bytes)
+        StageRecord(
+            r.node.label,
+            r.node.digest,
+            r.cached,
+            r.reason,
+            r.record.seconds,
+            r.record.peak_memory_bytes,
+            r.record.contents,
+        )
         for r in runs
     )
     tried = [

@@ -117,7 +117,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """seconds and peak memory are those of the run that made the artifact; reason is empty where it was cached."""
+    """digest: of what the artifact is made from; contents: sha256 of the names and bytes of its files, "" if not known.
+
+    seconds and peak memory are those of the run that made the artifact; reason is empty where it was cached.
+    """
 
     name: str
     digest: str
@@ -125,6 +128,7 @@ class StageRecord:
     reason: str
     seconds: float
     peak_memory_bytes: int | None = None
+    contents: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from calibration.errors import InputError
+from pipeline.store import RECORD
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,7 @@ class Export:
     takes: ClassVar = ("task", "data", "model")
     gives: ClassVar = "package"
     distributions: ClassVar = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxscript", "onnxruntime")
-    revision: ClassVar = 5
+    revision: ClassVar = 6
 
     def __call__(self, work: "Work", *, task: "Task", data: Path, model: Path) -> None:
         import numpy as np
@@ -133,5 +134,6 @@ def _copy_description(model: Path, record: "ModelRecord", out: Path) -> str | No
     """The replayable model, for targets that take torch; None where it exists only as ONNX."""
     if "onnx" in record.source:
         return None
-    shutil.copytree(model, out / "torch")
+    # Without the store's record, which says how long the making took: the same model gives the same package.
+    shutil.copytree(model, out / "torch", ignore=lambda folder, _: [RECORD] if Path(folder) == model else [])
     return "torch/model.json"

@@ -180,11 +180,42 @@ def test_a_flipped_bit_in_the_store_is_found_rebuilt_and_said(project: Path) -> 
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    assert list(uncached(project)) == ["compile"]
+    assert list(uncached(project)) == ["compile", "validate", "package"]
+    assert uncached(project)["package"] == "compile will be made again and may come out otherwise"
     result = run(project, "build", "tiny.yaml", "--out", "../dist")
     assert result.returncode == 0, result.stderr
     assert file.name in result.stderr
     assert uncached(project) == {}
+
+
+def discard(folder: Path, *labels: str) -> None:
+    """Loses the artifacts of some stages, as `cache prune` does."""
+    store = Store(folder / "store")
+    for node in make_plan(load_recipe(folder / "project" / "tiny.yaml"), store).nodes:
+        if node.label in labels:
+            store.discard(node.digest)
+
+
+def rerun(folder: Path) -> dict[str, str]:
+    """Stage -> reason, of the stages that a build has run."""
+    result = run(folder, "build", "tiny.yaml", "--json", "--out", "../again")
+    assert result.returncode == 0, result.stderr
+    assert uncached(folder) == {}
+    return {stage["name"]: stage["reason"] for stage in json.loads(result.stdout)[0]["stages"] if not stage["cached"]}
+
+
+def test_what_rests_on_a_measurement_that_is_made_again_is_made_again(project: Path) -> None:
+    discard(project, "quantize")
+    assert uncached(project)["quantize"] == "its artifact is gone from the store"
+    made = rerun(project)
+    assert list(made) == ["quantize", "compile", "validate", "package"]
+    assert made["compile"] == "quantize was made again and came out otherwise"
+
+
+def test_what_computes_gives_the_same_again_and_what_rests_on_it_stays(project: Path) -> None:
+    lost = set(STAGES) - {"distill", "prune", "quantize", "validate", "package"}
+    discard(project, *lost)
+    assert rerun(project).keys() == lost
 
 
 def test_a_budget_that_cannot_be_met_writes_the_report_and_no_bundle(project: Path) -> None:

@@ -1,6 +1,7 @@
 """What a stage may raise, and what the build makes of it."""
 
 import errno
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from calibration.errors import EdgewrightError, InputError
+from calibration.errors import EdgewrightError, InputError, IntegrityError
 from pipeline.plan import Node
 from pipeline.progress import BuildProgress
 from pipeline.run import run_node
@@ -39,6 +40,55 @@ def run(folder: Path, action: Callable[[], Any]) -> Store:
     with BuildProgress(quiet=True) as progress:
         run_node(node, store, folder, ["host"], "", progress)
     return store
+
+
+@dataclass(frozen=True)
+class Copying:
+    """Gives what its input holds."""
+
+    takes: ClassVar = ("model",)
+    gives: ClassVar = "model"
+    distributions: ClassVar = ()
+    revision: ClassVar = 1
+
+    def __call__(self, work: Work, *, model: Path) -> None:
+        shutil.copyfile(model / "half", work.out / "half")
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Gives the first of what it is handed, which differs from time to time."""
+
+    takes: ClassVar = ("found",)
+    gives: ClassVar = "model"
+    distributions: ClassVar = ()
+    revision: ClassVar = 1
+
+    def __call__(self, work: Work, *, found: list[bytes]) -> None:
+        (work.out / "half").write_bytes(found[0])
+
+
+def test_what_was_made_from_another_artifact_of_the_same_digest_is_made_again(tmp_path: Path) -> None:
+    found = [b"nncf", b"nncf", b"static"]
+    store = Store(tmp_path)
+    choice = Node("quantize", Measuring(), {}, {"found": found}, {}, {}, DIGEST)
+    built = Node("compile", Copying(), {"model": choice}, {}, {}, {}, "cd" * 32)
+    runs: list[tuple[bool, str]] = []
+    with BuildProgress(quiet=True) as progress:
+        while found:
+            run_node(choice, store, tmp_path, ["host"], "", progress)
+            run = run_node(built, store, tmp_path, ["host"], "never built", progress)
+            assert (store.path(built.digest) / "half").read_bytes() == found.pop(0)
+            runs.append((run.cached, run.reason))
+            store.discard(choice.digest)
+    assert runs == [(False, "never built"), (True, ""), (False, "quantize was made again and came out otherwise")]
+
+
+def test_an_input_that_is_gone_is_said(tmp_path: Path) -> None:
+    choice = Node("quantize", Copying(), {}, {}, {}, {}, DIGEST)
+    built = Node("compile", Copying(), {"model": choice}, {}, {}, {}, "cd" * 32)
+    with BuildProgress(quiet=True) as progress, pytest.raises(IntegrityError, match="removed while a build needed it"):
+        run_node(built, Store(tmp_path), tmp_path, ["host"], "", progress)
 
 
 def test_what_a_users_model_raises_in_any_stage_names_their_line(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def put(store: Store, digest: str = DIGEST, **files: bytes) -> Path:
         (folder / "deep").mkdir()
         for name, content in (files or {"a.bin": b"one", "deep/b.bin": b"two"}).items():
             (folder / name).write_bytes(content)
-        store.publish(folder, "distill", digest, 1.5, 1000, {"torch": "2"})
+        store.publish(folder, "distill", digest, {"model": "cd" * 32}, 1.5, 1000, {"torch": "2"})
     return store.path(digest)
 
 
@@ -62,7 +62,7 @@ def test_an_artifact_without_its_record_is_damaged_and_made_again(tmp_path: Path
     assert store.open(DIGEST) is not None
 
 
-@pytest.mark.parametrize("content", ["", "[", "[" * 100_000, "[]", "3", '{"schema": 1}'])
+@pytest.mark.parametrize("content", ["", "[", "[" * 100_000, "[]", "3", '{"schema": 2}'])
 def test_a_record_that_is_none_is_damaged(tmp_path: Path, content: str) -> None:
     store = Store(tmp_path)
     (put(store) / "artifact.json").write_text(content)
@@ -70,6 +70,23 @@ def test_a_record_that_is_none_is_damaged(tmp_path: Path, content: str) -> None:
     with pytest.raises(IntegrityError, match=r"artifact\.json"):
         store.open(DIGEST)
     assert [row["stage"] for row in store.ls()] == ["damaged"]
+
+
+def test_the_record_of_another_version_is_said_to_be_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (put(store) / "artifact.json").write_text('{"schema": 1, "stage": "distill"}')
+    with pytest.raises(IntegrityError, match="written by another version of edgewright"):
+        store.open(DIGEST)
+
+
+def test_contents_are_of_names_and_bytes_and_of_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put(store, a=b"one")
+    put(store, "cd" * 32, a=b"one")
+    put(store, "ef" * 32, b=b"one")
+    assert store.contents(DIGEST) == store.contents("cd" * 32) != store.contents("ef" * 32)
+    with pytest.raises(IntegrityError, match="removed while a build needed it"):
+        store.contents("01" * 32)
 
 
 @pytest.mark.parametrize("change", ["missing", "surplus"])
@@ -115,7 +132,7 @@ def hold(root: Path, ready: Path) -> None:
 def put_inside(store: Store) -> None:
     with store.temporary(DIGEST) as folder:
         (folder / "a.bin").write_bytes(b"theirs")
-        store.publish(folder, "distill", DIGEST, 0, 0, {})
+        store.publish(folder, "distill", DIGEST, {}, 0, 0, {})
 
 
 def test_a_second_build_waits_and_finds_what_the_first_made(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def stages(cached: tuple[str, ...], times: dict[str, float]) -> tuple[StageRecor
         StageRecord(
             name=name,
             digest=hashlib.sha256(name.encode()).hexdigest(),
+            contents=hashlib.sha256(f"{name} made".encode()).hexdigest(),
             cached=name in cached,
             reason="" if name in cached else reasons.get(name, "never built"),
             seconds=seconds,
