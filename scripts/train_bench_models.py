@@ -130,7 +130,12 @@ def teachers_answers(data: Data, task: "Task", samples: Samples, teacher: torch.
     file = data.folder / "answers.npy"
     if not file.is_file():
         views = [
-            training.predict(teacher, samples, lambda inputs, v=view: task.augment(inputs, v), bfloat16=True)
+            training.predict(
+                teacher,
+                samples,
+                lambda inputs, v=view: task.augment(inputs, v),
+                bfloat16=training.computes_in_bfloat16("auto"),
+            )
             for view in range(VIEWS[data.name])
         ]
         unfinished = file.with_suffix(".unfinished.npy")

@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-recipes = Path(__file__).parent.parent / "recipes"
-sys.path.append(str(recipes))
+root = Path(__file__).resolve().parent.parent
+recipes = root / "recipes"
+sys.path[:0] = [str(root), str(recipes)]
 import fashion  # noqa: E402
+
+from pipeline.training import computes_in_bfloat16  # noqa: E402
 
 
 def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -46,12 +49,13 @@ def main() -> None:
     batch, steps = 128, len(x) // 128 * epochs
     optimizer = torch.optim.SGD(model.parameters(), 0.2, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, steps, pct_start=0.2)
+    bfloat16 = computes_in_bfloat16("auto")
     for epoch in range(epochs):
         start, total = time.time(), 0.0
         model.train()
         for index in torch.randperm(len(x), generator=generator)[: len(x) // batch * batch].split(batch):
             inputs = augment(x[index], generator).to(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 loss = F.cross_entropy(model(inputs), y[index])
             optimizer.zero_grad()
             loss.backward()

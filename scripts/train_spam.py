@@ -23,6 +23,7 @@ from pipeline.recipe import DataSource  # noqa: E402
 from pipeline.stage import Work  # noqa: E402
 from pipeline.stages.prepare import Prepare  # noqa: E402
 from pipeline.tasks.text_classification import TextClassification  # noqa: E402
+from pipeline.training import computes_in_bfloat16  # noqa: E402
 
 
 def prepare(out: Path) -> None:
@@ -79,7 +80,7 @@ def main() -> None:
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": kept, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, arguments.rate)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
-    bfloat16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    bfloat16 = computes_in_bfloat16("auto")
     order = torch.Generator().manual_seed(0)
     for epoch in range(arguments.epochs):
         start = time.time()
