@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from fault_models import CHANGED, MODELS, answers, artifact_of, emulation, feeds, graph_of, quantized
+from fault_models import CHANGED, GUARD, MODELS, answers, artifact_of, emulation, feeds, graph_of, quantized
 from fault_ways import WAYS, draw, give, rewrite
 from onnx import numpy_helper
 
@@ -78,8 +78,8 @@ def attempt(seed: int, processor: str | None = PROCESSOR) -> Outcome:
 
 
 def unspoilt(name: str, processor: str | None = None, *, changed: bool = False) -> list[Layer]:
-    """The comparison of a model's artifact as the quantizer made it: there is nothing to be found."""
-    artifact = artifact_of(name, changed=changed)
+    """The comparison of a model's artifact as the quantizer made it: there is nothing to be found on this processor."""
+    artifact = artifact_of(name, changed=changed, guard="none" if processor else GUARD)
     return layers_of(float_reference(graph_of(name)), artifact, feeds(), emulator=emulation(processor))
 
 

@@ -10,6 +10,8 @@ Kernels = Literal["vnni", "saturating", "dot_product", "widening"]
 
 VNNI = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8")
 DOT_PRODUCT = ("asimddp", "i8mm")
+CLIPPED = "sums of two int8 products are clipped to 16 bits"
+NOT_CLIPPED = "sums of two int8 products are not clipped to 16 bits, as they are on this machine"
 
 
 def int8_kernels(architecture: str, isa: Iterable[str]) -> Kernels:
@@ -32,6 +34,17 @@ def flags_needed(profile: DeviceProfile) -> list[str]:
     if profile.architecture != "x86_64":
         return []
     return [flag for flag in VNNI if flag in profile.isa][:1]
+
+
+def imitated(profile: DeviceProfile) -> str:
+    """What of the profile's int8 arithmetic this machine's processor does otherwise; empty where nothing."""
+    clips_here, clips_there = (
+        kernels == "saturating"
+        for kernels in (int8_kernels(architecture(), isa()), int8_kernels(profile.architecture, profile.isa))
+    )
+    if clips_here == clips_there:
+        return ""
+    return CLIPPED if clips_there else NOT_CLIPPED
 
 
 def unlike_here(profile: DeviceProfile) -> str:

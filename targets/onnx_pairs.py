@@ -1,18 +1,23 @@
 """Which weights of an ONNX graph are added up in pairs on a CPU without VNNI, and scales with which none is clipped."""
 
 from collections import Counter
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calibration.saturation import LARGEST_PAIR, as_matrix, is_depthwise, largest_pair, safe_scales
+from calibration.quantization import SMALLEST_SCALE
+from calibration.saturation import LARGEST_PAIR, LARGEST_WEIGHT, as_matrix, is_depthwise, largest_pair, safe_scales
 
 if TYPE_CHECKING:
     import onnx
 
 
-def unsaturated_weights(model: "onnx.ModelProto") -> dict[str, list[dict[str, Any]]]:
-    """The quantizer's settings for the weights of which it is known what kernels add up in pairs: a scale a channel."""
+def unsaturated_weights(model: "onnx.ModelProto", exact: Collection[str] = ()) -> dict[str, list[dict[str, Any]]]:
+    """The quantizer's settings for the weights of which it is known what kernels add up in pairs: a scale a channel.
+
+    exact: operators whose kernels clip nothing, and whose weights the quantizer gives one scale: the finest.
+    """
     import onnx
     from onnxruntime.quantization import QuantType
 
@@ -25,13 +30,13 @@ def unsaturated_weights(model: "onnx.ModelProto") -> dict[str, list[dict[str, An
         # What several nodes read, each may read in another order.
         if name not in arrays or readers[name] > 1:
             continue
-        ordered = in_order_of_summing(node, onnx.numpy_helper.to_array(arrays[name]))
-        if ordered is not None:
+        weights, kind = onnx.numpy_helper.to_array(arrays[name]), {"quant_type": QuantType.QInt8, "zero_point": 0}
+        if node.op_type in exact:
+            scale = max(np.abs(weights).max() / LARGEST_WEIGHT, SMALLEST_SCALE)
+            settings[name] = [kind | {"scale": np.float32(scale)}]
+        elif (ordered := in_order_of_summing(node, weights)) is not None:
             axis, matrix = ordered
-            settings[name] = [
-                {"axis": axis, "quant_type": QuantType.QInt8, "scale": scale, "zero_point": 0}
-                for scale in safe_scales(matrix)
-            ]
+            settings[name] = [kind | {"axis": axis, "scale": scale} for scale in safe_scales(matrix)]
     return settings
 
 

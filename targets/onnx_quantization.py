@@ -243,8 +243,10 @@ def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> 
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
             with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
-                source, out = Path(scratch) / "float.onnx", Path(scratch) / "quantized.onnx"
                 model = without_gemm()
+                # ConvInteger takes weights of one scale, and sums exactly.
+                overrides = unsaturated_weights(model, exact=("Conv",)) if guard == "pairs" else {}
+                source, out = Path(scratch) / "float.onnx", Path(scratch) / "quantized.onnx"
                 onnx.save(model, source)
                 quantize_dynamic(
                     source,
@@ -253,7 +255,7 @@ def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> 
                     nodes_to_exclude=sorted(in_float | {f"{node}{MATMUL_OF_GEMM}" for node in in_float}),
                     reduce_range=guard != "none",
                     weight_type=QuantType.QInt8,
-                    extra_options={"TensorQuantOverrides": unsaturated_weights(model)} if guard == "pairs" else {},
+                    extra_options={"TensorQuantOverrides": overrides},
                 )
                 return finished(graph.package, onnx.load(out), folder, "int8", reads)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from calibration.errors import UnsupportedError
-from targets.device.probe import architecture, cpu_model, isa
+from targets.device.probe import cpu_model
 from targets.device.versions import installed_version
-from targets.int8_kernels import flags_needed, int8_kernels, unlike_here
+from targets.int8_kernels import CLIPPED, flags_needed, imitated, int8_kernels, unlike_here
 from targets.nncf_quantization import nncf_onnx
 from targets.onnx_float import FloatGraph
 from targets.onnx_graph import FILE, fit, read_graph
@@ -27,7 +27,6 @@ NAME = "onnxruntime-cpu"
 RUNNER = "onnxruntime_cpu"
 ARCHITECTURES = ("x86_64", "aarch64")
 PRECISIONS = ("int8", "fp32")
-CLIPPING = "sums of two int8 products are clipped to 16 bits"
 
 
 class OnnxruntimeCpu:
@@ -42,7 +41,6 @@ class OnnxruntimeCpu:
         if profile.architecture not in ARCHITECTURES:
             raise UnsupportedError(f"ONNX Runtime has no release for {profile.architecture}, which {profile.name} is")
         opset, ir_version = onnxruntime_reads(runtime)
-        narrow = _clips(profile) and int8_kernels(architecture(), isa()) != "saturating"
         why_not = unlike_here(profile) or not_here(runtime, "onnxruntime")
         return Capabilities(
             executes_here=not why_not,
@@ -52,7 +50,8 @@ class OnnxruntimeCpu:
             precisions=tuple(p for p in profile.precisions if p in PRECISIONS),
             opset=opset,
             ir_version=ir_version,
-            imitated=CLIPPING if narrow else "",
+            imitated=imitated(profile),
+            clips=CLIPPED if _clips(profile) else "",
         )
 
     def fingerprint(self) -> dict[str, str]:
@@ -66,6 +65,7 @@ class OnnxruntimeCpu:
             "opset": able.opset,
             "ir_version": able.ir_version,
             "precisions": list(able.precisions),
+            "imitated": able.imitated,
         }
         if able.executes_here:
             facts |= {"cpu": cpu_model(), "onnxruntime": installed_version("onnxruntime")}
@@ -138,8 +138,9 @@ class OnnxruntimeCpu:
         )
 
     def simulate(self, package: ModelPackage, profile: DeviceProfile, out: Path) -> CompiledModel:
-        """The artifact; for a CPU without VNNI a graph that computes what that does (targets/onnx_saturation.py).
+        """The artifact; where one of device and machine has no VNNI, a graph that computes what the device does.
 
+        See targets/onnx_saturation.py.
         Raises UnsupportedError as compile does, and naming a node of which it is not known how it sums.
         """
         compiled = self.compile(package, profile, 1, out)
@@ -147,7 +148,8 @@ class OnnxruntimeCpu:
             return compiled
         import onnx
 
-        onnx.save(without_vnni(onnx.load(out / FILE)), out / FILE)
+        layers = None if _clips(profile) else ()
+        onnx.save(without_vnni(onnx.load(out / FILE), layers), out / FILE)
         imitating = replace(compiled, options={"threads": 1} | UNOPTIMIZED)
         imitating.save()
         return imitating

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from calibration.errors import UnsupportedError
 from targets.device.probe import cpu_model
 from targets.device.versions import installed_version
-from targets.int8_kernels import flags_needed, int8_kernels, unlike_here
+from targets.int8_kernels import flags_needed, imitated, int8_kernels, unlike_here
 from targets.nncf_quantization import nncf_openvino, nncf_openvino_weights
 from targets.onnx_float import FloatGraph
 from targets.onnx_quantization import PRODUCTS_AND_TABLES, StaticScheme, static
 from targets.onnx_regions import PRODUCTS
+from targets.openvino_exact import spell_out_quantization
 from targets.openvino_format import FILES, save_openvino
 from targets.profile import DeviceProfile
 from targets.runtime_versions import contains, fingerprint, not_here, runtime_of
@@ -51,6 +52,8 @@ class Openvino:
             precisions=tuple(p for p in profile.precisions if p in PRECISIONS),
             opset=OPSET,
             ir_version=IR_VERSION,
+            # On a device that clips, the weights of every route are too small for it to matter.
+            imitated=imitated(profile) if not _clips(profile) else "",
         )
 
     def fingerprint(self) -> dict[str, str]:
@@ -62,6 +65,7 @@ class Openvino:
         facts: dict[str, Any] = {
             "int8_kernels": int8_kernels(profile.architecture, profile.isa),
             "precisions": list(able.precisions),
+            "imitated": able.imitated,
         }
         if able.executes_here:
             facts |= {"cpu": cpu_model(), "openvino": installed_version("openvino")}
@@ -72,7 +76,7 @@ class Openvino:
     ) -> Sequence[Candidate]:
         """NNCF's places, which are made for these kernels, and onnxruntime's, for models whose answers NNCF's spoil."""
         able = self.capabilities(profile)
-        narrow = int8_kernels(profile.architecture, profile.isa) == "saturating"
+        narrow = _clips(profile)
         graph = FloatGraph(package, calibration)
 
         def places(name: str, scheme: StaticScheme) -> Candidate:
@@ -120,8 +124,16 @@ class Openvino:
         )
 
     def simulate(self, package: ModelPackage, profile: DeviceProfile, out: Path) -> CompiledModel:
-        """The artifact itself."""
-        return self.compile(package, profile, 1, out)
+        """The artifact; where this machine clips sums that the device does not, with its integers computed in float."""
+        compiled = self.compile(package, profile, 1, out)
+        if package.precision != "int8" or not self.capabilities(profile).imitated:
+            return compiled
+        from openvino import Core
+
+        model = Core().read_model(package.graph)
+        spell_out_quantization(model)
+        save_openvino(model, out)
+        return compiled
 
     def _runtime_range(self, profile: DeviceProfile) -> str:
         """A newer OpenVINO reads what an older one wrote, not the other way round."""
@@ -136,3 +148,7 @@ class Openvino:
                 f"OpenVINO {version} writes a format that the device's ({runtime.version}) need not read",
                 f"install an openvino in that range here, or widen the range of {profile.name}",
             )
+
+
+def _clips(profile: DeviceProfile) -> bool:
+    return int8_kernels(profile.architecture, profile.isa) == "saturating"

@@ -117,6 +117,8 @@ class Capabilities:
     precisions: those that the runtime, the profile and this target have in common, best for speed first.
     opset, ir_version: the newest that the oldest runtime of the profile's range reads.
     imitated: what of the device's arithmetic this machine does otherwise and simulate() imitates; empty where nothing.
+    clips: what the device's arithmetic would take from int8 weights that have no regard to it; empty where nothing, or
+        where it is not counted.
     """
 
     executes_here: bool
@@ -127,6 +129,7 @@ class Capabilities:
     opset: int
     ir_version: int
     imitated: str = ""
+    clips: str = ""
 
     @property
     def answers_as_it_ships(self) -> bool:

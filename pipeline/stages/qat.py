@@ -48,7 +48,7 @@ class Qat:
     takes: ClassVar = ("task", "data", "logits", "model", "package", "route")
     gives: ClassVar = "package"
     distributions: ClassVar = ("torch", "onnx")
-    revision: ClassVar = 1
+    revision: ClassVar = 2
     needs_torch: ClassVar = True
     follows: ClassVar = "quantize"
 

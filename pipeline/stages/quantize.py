@@ -49,7 +49,7 @@ class Quantize:
     takes: ClassVar = ("task", "data", "calibration", "package", "route")
     gives: ClassVar = "package"
     distributions: ClassVar = ("numpy",)
-    revision: ClassVar = 10
+    revision: ClassVar = 11
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < float("inf"):
@@ -129,13 +129,13 @@ def clipping(bench: "Bench", chosen: "Trial", samples: "CalibrationSet") -> "dic
     from targets.onnx_graph import read_graph
     from targets.onnx_saturation import saturating_layers
 
-    without = bench.unguarded(chosen) if bench.capabilities.imitated else None
+    without = bench.unguarded(chosen) if bench.capabilities.clips else None
     # Without a figure its answers could not be had: then what it clips cannot be counted either.
     if without is None or without.package is None or "accuracy" not in without.figures:
         return None
     layers = saturating_layers(read_graph(without.package), samples.feeds(1)[:CLIPPING_SAMPLES])
     return {
-        "what": bench.capabilities.imitated,
+        "what": bench.capabilities.clips,
         "unguarded": {key: without.figures[key] for key in ("accuracy", "drop_points") if key in without.figures},
         "layers": [asdict(layer) | {"sqnr_db": layer.sqnr_db if layer.changed else None} for layer in layers],
     }

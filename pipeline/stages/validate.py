@@ -49,7 +49,7 @@ class Validate:
     )
     gives: ClassVar = "validation"
     distributions: ClassVar = ("numpy",)
-    revision: ClassVar = 4
+    revision: ClassVar = 5
 
     def __post_init__(self) -> None:
         for name in ("seconds", "max_seconds"):

@@ -15,6 +15,7 @@ from targets.onnx_rescaling import as_rounded
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
 from tests.models import calibration_of, convolutional, inputs_of, transformer
+from tests.processor import GUARD
 
 
 @pytest.fixture(params=[convolutional, transformer])
@@ -29,10 +30,10 @@ def quantize(package, folder, route, model=None):
     able = OnnxruntimeCpu().capabilities(load_profile("host"))
     graph = FloatGraph(package, calibration_of(package), model)
     if route == "dynamic":
-        candidate = dynamic("dynamic", graph, able, "none")
+        candidate = dynamic("dynamic", graph, able, GUARD)
     else:
         operators = ("MatMul", "Gemm", "Conv", "Gather")
-        candidate = static("static", StaticScheme("uint8", operators), graph, able).as_it_is()
+        candidate = static("static", StaticScheme("uint8", operators, guard=GUARD), graph, able).as_it_is()
     folder.mkdir()
     return candidate.make(folder).graph
 

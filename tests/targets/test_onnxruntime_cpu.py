@@ -7,6 +7,9 @@ from onnx import numpy_helper
 
 from calibration.errors import UnsupportedError
 from calibration.saturation import LARGEST_PAIR, as_matrix, largest_pair
+from targets import int8_kernels
+from targets.onnx_quantized import is_of_pairs
+from targets.onnx_ranges import answers
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import Runtime, load_profile
 from tests.models import (
@@ -181,6 +184,42 @@ def test_it_times_only_where_the_device_would_run_alike():
 def test_a_timed_choice_depends_on_the_processor_and_a_rule_does_not():
     assert {"cpu", "onnxruntime"} <= set(OnnxruntimeCpu().decides_by(HOST))
     assert "cpu" not in OnnxruntimeCpu().decides_by(PI)
+
+
+@pytest.mark.parametrize("model", [convolutional, transformer])
+def test_sums_that_this_processor_clips_and_the_device_does_not_are_imitated(tmp_path, monkeypatch, model):
+    """To what the operators of the graph, one by one in float, give: as on a machine without VNNI, whatever this is."""
+    package = model(tmp_path / "model")
+    calibration = calibration_of(package)
+    monkeypatch.setattr(int8_kernels, "isa", lambda: frozenset({"avx2"}))
+    for profile in (PI, NUC):
+        able = OnnxruntimeCpu().capabilities(profile)
+        assert able.imitated == int8_kernels.NOT_CLIPPED
+        assert (able.clips, able.answers_as_it_ships) == ("", False)
+        for route in OnnxruntimeCpu().candidates(package, profile, calibration):
+            for folder in (made := tmp_path / f"{profile.name}-{route.name}", made / "package", made / "simulated"):
+                folder.mkdir()
+            quantized = route.make(made / "package")
+            simulated = OnnxruntimeCpu().simulate(quantized, profile, made / "simulated")
+            exact = answers(onnx.load(quantized.graph), [inputs_of(package, 32)])
+            found = answers_of(simulated, inputs_of(package, 32))
+            # Ties round otherwise; the integer graphs of the dynamic and the fused route have no form in float.
+            if quantized.precision == "int8" and is_of_pairs(onnx.load(quantized.graph)):
+                assert signal_to_noise_db(exact, found) > 30, route.name
+
+
+def test_convolutions_of_the_dynamic_route_keep_eight_bits_where_sums_clip(tmp_path):
+    package = replace(recurrent(tmp_path / "model"), architecture="recurrent")
+    convolutions = replace(convolutional(tmp_path / "c"), architecture="recurrent")
+    for kind in (package, convolutions):
+        (out := tmp_path / f"{kind.folder.name}-int8").mkdir()
+        route = OnnxruntimeCpu().candidates(kind, load_profile("x86-64-avx2"), calibration_of(kind))[0]
+        assert route.name == "dynamic-unsaturated"
+        made = onnx.load(route.make(out).graph)
+    weights = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    integers = [weights[node.input[1]] for node in made.graph.node if node.op_type == "ConvInteger"]
+    assert integers
+    assert all(np.abs(w.astype(int)).max() == 127 for w in integers)
 
 
 def test_an_architecture_without_a_release_is_refused():

@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 
 from calibration.errors import UnsupportedError
+from targets import int8_kernels
 from targets.device.versions import in_range, installed_version
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.openvino import Openvino
@@ -76,3 +78,22 @@ def test_a_batch_answers_as_its_samples_do(tmp_path):
     inputs = inputs_of(package, 7)
     alone = [answers_of(compiled, {k: v[i : i + 1] for k, v in inputs.items()}) for i in range(7)]
     assert np.allclose(answers_of(compiled, inputs), np.concatenate(alone), atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [convolutional, transformer])
+def test_sums_that_this_processor_clips_and_the_device_does_not_are_imitated(tmp_path, monkeypatch, model):
+    """Without integer kernels OpenVINO computes its FakeQuantize operators in float, where no sum is clipped."""
+    package, nuc = model(tmp_path / "model"), load_profile("intel-nuc")
+    calibration, inputs = calibration_of(package), inputs_of(package, 32)
+    monkeypatch.setattr(int8_kernels, "isa", lambda: frozenset({"avx2"}))
+    assert Openvino().capabilities(nuc).imitated == int8_kernels.NOT_CLIPPED
+    assert not Openvino().capabilities(load_profile("x86-64-avx2")).imitated
+    for route in Openvino().candidates(package, nuc, calibration):
+        for folder in (made := tmp_path / route.name, made / "package", made / "compiled", made / "simulated"):
+            folder.mkdir()
+        quantized = route.make(made / "package")
+        compiled = Openvino().compile(quantized, nuc, 1, made / "compiled")
+        config = {"INFERENCE_PRECISION_HINT": "f32", "LP_TRANSFORMS_MODE": "NO"}
+        exact = openvino.Core().compile_model(str(made / "compiled" / compiled.files[0]), "CPU", config)
+        found = answers_of(Openvino().simulate(quantized, nuc, made / "simulated"), inputs)
+        assert signal_to_noise_db(exact(inputs)[0], found) > 30, route.name

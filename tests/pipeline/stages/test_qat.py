@@ -47,7 +47,8 @@ def made(tmp_path_factory, recipe_folder, task, data, teacher):
     able = TARGET.capabilities(HOST.profile)
     folders = {"float": exported.out}
     for candidate in (
-        static("static", StaticScheme("uint8"), FloatGraph(package, calibration), able),
+        # Guarded, so that every processor computes what is trained.
+        static("static", StaticScheme("uint8", guard="pairs"), FloatGraph(package, calibration), able),
         dynamic("dynamic", FloatGraph(package, calibration), able, "none"),
     ):
         folders[candidate.name] = tmp_path_factory.mktemp(candidate.name)
