@@ -24,6 +24,7 @@ from targets.onnx_integers import QuantizedGraph
 from targets.onnx_products import UNKNOWN
 from targets.onnx_reference import float_reference, in_float, rounded_constants
 from targets.onnx_taps import float_names, observable, tapped
+from targets.onnx_unsigned import with_unsigned_activations
 from targets.openvino_divergence import alone, compare_openvino
 from targets.openvino_graph import RuntimeModel
 from targets.openvino_watch import explained
@@ -61,14 +62,23 @@ class Artifact:
 
     @property
     def emulator(self) -> list[str]:
-        """The command that runs a program where this artifact runs. Raises InputError where it is not known."""
+        """The command that runs a program where this artifact runs.
+
+        Raises InputError where it is not known, UnsupportedError where diff cannot look into it.
+        """
         transport, _, processor = self.on.partition(":")
         if self.on == "local":
             return []
         if transport == "qemu" and processor:
-            from targets.transport.qemu import emulator
+            from targets.transport.qemu import emulated
 
-            return emulator(processor)
+            there = emulated(processor)
+            if there.architecture != architecture():
+                raise UnsupportedError(
+                    f"diff does not look into processors of another architecture: {processor} is {there.architecture}",
+                    f"`edgewright validate BUNDLE --on {self.on}` compares a bundle's answers there",
+                )
+            return list(there.emulator)
         raise InputError(f"there is no way to run an artifact on {self.on!r}", "use local or qemu:CPU")
 
     @property
@@ -199,6 +209,8 @@ def _onnx_layers(
     plain: Feeds,
     notes: list[str],
 ) -> list[Layer]:
+    if artifact.saturates:
+        graph = with_unsigned_activations(graph)
     seen = watch(artifact, graph, feeds)
     _say_changes(notes, "B", plain, seen)
     like = graph if reference.graph is None else reference.graph

@@ -16,10 +16,13 @@ from pipeline.onnx_graph import rename
 from pipeline.report.divergence import headline, print_divergence, record, render
 from targets.onnx_float import FloatGraph
 from targets.onnx_quantization import StaticScheme, static
+from targets.onnx_ranges import answers
+from targets.onnx_unsigned import with_unsigned_activations
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
 from tests.bundles import make_bundle
 from tests.models import calibration_of, convolutional, inputs_of, recurrent
+from tests.processor import GUARD
 
 CODE = "import sys; sys.argv[0] = 'edgewright'; from pipeline.cli import main; main()"
 
@@ -32,7 +35,7 @@ def folder(tmp_path_factory):
     (folder / "made").mkdir()
     able = OnnxruntimeCpu().capabilities(load_profile("host"))
     made = (
-        static("static", StaticScheme("uint8"), FloatGraph(package, calibration_of(package)), able)
+        static("static", StaticScheme("uint8", guard=GUARD), FloatGraph(package, calibration_of(package)), able)
         .as_it_is()
         .make(folder / "made")
     )
@@ -115,6 +118,27 @@ def test_two_models_are_no_pair(folder, tmp_path):
         diff(folder / "float.onnx", tmp_path / "other.onnx", folder / "in.npz")
 
 
+def test_sums_of_signed_activations_that_overflow_on_an_older_processor_are_named(tmp_path):
+    """There the runtime makes them unsigned: looked at as they are, they would go through kernels that clip nothing."""
+    package = convolutional(tmp_path / "float")
+    heavy = onnx.load(package.graph)
+    for tensor in heavy.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.ndim > 1:
+            tensor.CopyFrom(numpy_helper.from_array(np.sign(array) * np.abs(array).mean(), tensor.name))
+    onnx.save(heavy, package.graph)
+    able = OnnxruntimeCpu().capabilities(load_profile("host"))
+    (tmp_path / "made").mkdir()
+    route = static("static", StaticScheme("int8"), FloatGraph(package, calibration_of(package)), able).as_it_is()
+    made = route.make(tmp_path / "made").graph
+    np.savez(tmp_path / "in.npz", **inputs_of(package, 4))
+    found = diff(package.graph, made, tmp_path / "in.npz", on_b="qemu:Haswell")
+    assert found.culprit is not None
+    assert found.culprit.kind == "saturation"
+    signed, unsigned = onnx.load(made), with_unsigned_activations(onnx.load(made))
+    assert np.array_equal(answers(signed, [inputs_of(package, 4)]), answers(unsigned, [inputs_of(package, 4)]))
+
+
 def test_an_lstm_that_quantizes_inside_is_not_judged(tmp_path):
     package = recurrent(tmp_path / "float")
     (tmp_path / "made").mkdir()
@@ -162,6 +186,7 @@ def test_what_cannot_be_compared_is_refused(folder, tmp_path):
         (["float.onnx", "wrong.onnx", "--input", "in.npz"], 3, ""),
         (["float.onnx", "int8.onnx", "--input", "gone.npz"], 2, "gone.npz"),
         (["float.onnx", "int8.onnx", "--input", "in.npz", "--on", "moon"], 2, "'moon'"),
+        (["float.onnx", "int8.onnx", "--input", "in.npz", "--on", "qemu:cortex-a76"], 5, "another architecture"),
         (["float.onnx", "spoilt"], 4, "model.onnx"),
     ],
 )
