@@ -30,7 +30,7 @@ def package(request, tmp_path):
 
 def answering(target, profile, package, folder):
     folder.mkdir()
-    if target.capabilities(profile).answers_here:
+    if target.capabilities(profile).answers_as_it_ships:
         return target.compile(package, profile, 1, folder)
     return target.simulate(package, profile, folder)
 

@@ -1,5 +1,7 @@
 """The torch form of a quantized graph answers as ONNX Runtime does, before and after training."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,6 +20,7 @@ from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
 from targets.target import ModelPackage
 from tests import models
+from tests.processor import GUARD
 
 READS = OnnxruntimeCpu().capabilities(load_profile("host"))
 EVERYTHING, PRODUCTS = None, PRODUCTS_AND_TABLES
@@ -43,6 +46,8 @@ def quantized(tmp_path_factory):
     def make(name: str) -> ModelPackage:
         if name not in made:
             kind, scheme = SCHEMES[name]
+            if scheme.guard == "none":
+                scheme = replace(scheme, guard=GUARD)
             package = getattr(models, kind)(tmp_path_factory.mktemp("float"))
             calibration = models.calibration_of(package)
             folder = tmp_path_factory.mktemp("int8")
