@@ -85,7 +85,9 @@ class Choosing:
         made = self._made_with_care(sketches)
         if not self.refine:
             right = [trial for trial in made if not trial.why]
-            return fastest(self.float_trial, right, self.bench.held) if right else self._none_is_right()
+            if not right:
+                return self._none_is_right()
+            return fastest(self.float_trial, right, self.bench.held, one_loading=True)
         with self.work.measuring():
             made += self._refined(made)
             right = [trial for trial in self.trials if trial in made and not trial.why]
@@ -236,10 +238,11 @@ def speed(trial: "Trial") -> float:
     return trial.figures["ratio_to_float"]["value"]
 
 
-def fastest(float_trial: "Trial", right: "Sequence[Trial]", held: str) -> "Trial":
+def fastest(float_trial: "Trial", right: "Sequence[Trial]", held: str, *, one_loading: bool = False) -> "Trial":
     """The fastest of those that are faster than float beyond doubt; the earlier of two that are about the same.
 
-    held: what all that are right do, in words.
+    held: what all that are right do, in words. one_loading: whether they were timed without being loaded again, so that
+    no interval is to be told.
     """
 
     def ratio(trial: "Trial") -> dict[str, Any]:
@@ -253,7 +256,8 @@ def fastest(float_trial: "Trial", right: "Sequence[Trial]", held: str) -> "Trial
         if ratio_interval(chosen.latencies_ms, trial.latencies_ms)["low95"] > least:
             chosen = trial
     for trial in right:
-        times = f"{ratio(trial)['value']:.2f} x the speed of float (95%: {ratio(trial)['low95']:.2f} or more)"
+        sure = "of one loading" if one_loading else f"95%: {ratio(trial)['low95']:.2f} or more"
+        times = f"{ratio(trial)['value']:.2f} x the speed of float ({sure})"
         if trial is chosen:
             trial.why = f"the fastest that {held}: {times}"
         elif trial in faster:

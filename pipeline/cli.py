@@ -241,7 +241,7 @@ def diff(
 
 @cache_app.command("ls")
 def cache_ls(as_json: Json = False, verbose: Verbose = False, offline: Offline = False) -> None:
-    """List the artifacts, the oldest first."""
+    """List the artifacts, the longest unused first."""
     _begin(verbose, offline)
     from pipeline.store import Store
 
@@ -251,20 +251,20 @@ def cache_ls(as_json: Json = False, verbose: Verbose = False, offline: Offline =
         print_json(rows)
         return
     print_columns(
-        ("digest", "stage", "bytes", "days old"),
-        ((short(str(r["digest"]), verbose), r["stage"], r["size_bytes"], r["age_days"]) for r in rows),
+        ("digest", "stage", "bytes", "days unused"),
+        ((short(str(r["digest"]), verbose), r["stage"], r["size_bytes"], r["unused_days"]) for r in rows),
     )
     typer.echo(f"{len(rows)} artifacts in {store.root}", err=True)
 
 
 @cache_app.command("prune")
 def cache_prune(
-    keep_days: Annotated[float, typer.Option(min=0, help="Keep what was made within so many days.")] = 30,
+    keep_days: Annotated[float, typer.Option(min=0, help="Keep what was used within so many days.")] = 30,
     as_json: Json = False,
     verbose: Verbose = False,
     offline: Offline = False,
 ) -> None:
-    """Remove what is older than some days."""
+    """Remove what no build or plan has used for some days."""
     _begin(verbose, offline)
     from pipeline.store import Store
 
@@ -274,7 +274,7 @@ def cache_prune(
         return
     if verbose:
         typer.echo("\n".join(removed))
-    typer.echo(f"removed {len(removed)} artifacts made more than {keep_days:g} days ago")
+    typer.echo(f"removed {len(removed)} artifacts that were not used for {keep_days:g} days")
 
 
 def main() -> NoReturn:

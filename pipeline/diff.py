@@ -140,6 +140,12 @@ def _compare(first_: Artifact, second: Artifact, given: Path | None) -> Comparis
             f"{a} gives {', '.join(plain_a[0])}, {b} gives {', '.join(plain_b[0])}: they have no output in common",
             "give two artifacts of one model",
         )
+    for name in names:
+        if plain_a[0][name].shape != plain_b[0][name].shape:
+            raise InputError(
+                f"{name} has the shape {list(plain_a[0][name].shape)} in {a}, {list(plain_b[0][name].shape)} in {b}",
+                "give two artifacts of one model",
+            )
     try:
         reference = _look_into_reference(first_, graph_a, feeds, plain_a, notes)
         if isinstance(graph_b, RuntimeModel):

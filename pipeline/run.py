@@ -121,10 +121,11 @@ def run_node(
 ) -> StageRun:
     """The artifact of one node, hashed just now, or built. Raises EdgewrightError where the stage refuses.
 
-    The artifacts of its inputs are there. One that was made from others of the same digests is built again.
+    The artifacts of its inputs are there: IntegrityError where one is lost, or is another when the work is done. One
+    that was made from others of the same digests is built again.
     """
-    inputs = {role: store.contents(taken.digest) for role, taken in node.inputs.items()}
     with store.lock(node.digest):
+        inputs = {role: store.contents(taken.digest) for role, taken in node.inputs.items()}
         try:
             record = store.open(node.digest)
         except IntegrityError as damage:
@@ -157,15 +158,17 @@ def _work(
     node: Node, inputs: dict[str, str], store: Store, recipe_folder: Path, progress: BuildProgress, start: float
 ) -> ArtifactRecord:
     arguments = {role: store.path(taken.digest) for role, taken in node.inputs.items()} | dict(node.values)
+    read = {taken.digest: (taken.label, inputs[role]) for role, taken in node.inputs.items()}
     with (
         machine.working(lambda: progress.say("waits for another build's stage, to measure alone")) as measuring,
-        store.scratch(node.digest) as scratch,
+        store.scratch(node.digest, inputs) as scratch,
         store.temporary(node.digest) as folder,
         _FullDisk(store.root),
         Running(node.label, recipe_folder),
     ):
         machine.reset_peak_memory()
-        node.stage(Work(folder, scratch, recipe_folder, measuring, progress.update, progress.say), **arguments)
+        with store.reading(read, f"{node.label} worked on it"):
+            node.stage(Work(folder, scratch, recipe_folder, measuring, progress.update, progress.say), **arguments)
         seconds, peak = time.monotonic() - start, machine.peak_memory_bytes()
         return store.publish(folder, node.label, node.digest, inputs, round(seconds, 3), peak, dict(node.tools))
 

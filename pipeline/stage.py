@@ -11,7 +11,7 @@ class Work:
     """What a stage is handed besides its inputs.
 
     out: an empty folder; what the stage writes there is the artifact.
-    scratch: a folder that outlives a killed run of the same digest: checkpoints. Removed when the stage is done.
+    scratch: a folder that outlives a killed run of the same digest on the same inputs: checkpoints. Removed when done.
     recipe_folder: paths in the recipe are relative to it.
     measuring: a context manager: within it this process has the machine to itself among all builds.
     progress: called with a fraction from 0 to 1 and a short text.

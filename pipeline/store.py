@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,10 @@ from pipeline.files import FileHashes, files_below, sha256
 
 RECORD = "artifact.json"
 SCHEMA = 2
+
+
+class OtherVersionError(IntegrityError):
+    """An artifact's record was written by another version of edgewright."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,14 @@ class Store:
         try:
             content = json.loads((self.path(digest) / RECORD).read_text())
             if content["schema"] != SCHEMA:
-                raise IntegrityError(f"the cache entry {digest[:12]} was written by another version of edgewright")
+                raise OtherVersionError(f"the cache entry {digest[:12]} was written by another version of edgewright")
             record = ArtifactRecord(**{key: content[key] for key in ArtifactRecord.__dataclass_fields__})
             sound = content == _sealed(record)
         except FileNotFoundError as error:
             if self.path(digest).exists():
                 raise IntegrityError(f"the cache entry {digest[:12]} is damaged: {RECORD} is missing") from error
             return None
-        except (ValueError, KeyError, TypeError, RecursionError, NotADirectoryError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, NotADirectoryError, IsADirectoryError) as error:
             raise IntegrityError(f"the cache entry {digest[:12]} is damaged: {RECORD} cannot be read") from error
         if not sound:
             raise IntegrityError(f"the cache entry {digest[:12]} is damaged: {RECORD} has changed")
@@ -95,6 +99,7 @@ class Store:
     def open(self, digest: str) -> ArtifactRecord | None:
         """The record of an artifact whose every file has just been hashed; None where there is none.
 
+        It counts as used now, for `prune`: by a build, and by a plan too, since what is planned is built next.
         Raises IntegrityError naming the file that is missing, surplus or changed.
         """
         record = self.record(digest)
@@ -109,6 +114,7 @@ class Store:
         for name, expected in record.files.items():
             if sha256(folder / name) != expected:
                 raise IntegrityError(f"the cache entry {digest[:12]} ({record.stage}) is damaged: {name} has changed")
+        os.utime(folder)
         return record
 
     def contents(self, digest: str) -> str:
@@ -117,6 +123,26 @@ class Store:
         if record is None:
             raise IntegrityError(f"the cache entry {digest[:12]} was removed while a build needed it", "build again")
         return record.contents
+
+    @contextmanager
+    def reading(self, artifacts: Mapping[str, tuple[str, str]], meanwhile: str) -> Generator[None]:
+        """Raises IntegrityError at its end where an artifact that is read within is no longer what it was.
+
+        artifacts: digest -> label and `contents`. meanwhile: who reads them. Another build may make one again, or prune
+        it, at any time: what was made of it is then not to be kept, and what that made the reader raise says nothing.
+        """
+        try:
+            yield
+        except Exception:
+            self._refuse_changed(artifacts, meanwhile)
+            raise
+        self._refuse_changed(artifacts, meanwhile)
+
+    def _refuse_changed(self, artifacts: Mapping[str, tuple[str, str]], meanwhile: str) -> None:
+        for digest, (label, contents) in artifacts.items():
+            record = self.record(digest)
+            if record is None or record.contents != contents:
+                raise IntegrityError(f"{label} was made again, or removed, while {meanwhile}", "build again")
 
     def publish(
         self,
@@ -160,37 +186,47 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def scratch(self, digest: str) -> Generator[Path]:
-        """A folder that stays when the work on a digest fails or is killed, and goes when it is done."""
-        folder = self.root / "scratch" / digest
-        folder.mkdir(exist_ok=True)
+    def scratch(self, digest: str, inputs: Mapping[str, str]) -> Generator[Path]:
+        """A folder that stays when the work on a digest fails or is killed, and goes when it is done.
+
+        inputs: as in the artifact's record. What was kept of work on others is cleared first: a training must not go on
+        from a checkpoint of another model.
+        """
+        kept = self.root / "scratch" / digest
+        folder = kept / hashlib.sha256(json.dumps(dict(inputs), sort_keys=True).encode()).hexdigest()
+        if kept.exists() and not folder.exists():
+            shutil.rmtree(kept)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(kept)
         yield folder
-        shutil.rmtree(folder)
+        shutil.rmtree(kept)
 
     def ls(self) -> list[dict[str, object]]:
-        """Every artifact: digest, stage, size_bytes, age_days since it was made; the oldest first."""
+        """Every artifact: digest, stage, size_bytes, unused_days since a build or plan used it; the longest first."""
         rows: list[dict[str, object]] = []
         folders = [path for path in (self.root / "artifacts").iterdir() if path.is_dir()]
         for folder in sorted(folders, key=lambda p: p.stat().st_mtime):
             try:
                 record = self.record(folder.name)
                 stage = record.stage if record else "unknown"
+            except OtherVersionError:
+                stage = "other version"
             except IntegrityError:
                 stage = "damaged"
             size = sum((folder / name).stat().st_size for name in files_below(folder))
-            age_days = (time.time() - folder.stat().st_mtime) / 86_400
+            unused_days = (time.time() - folder.stat().st_mtime) / 86_400
             rows.append(
                 {
                     "digest": folder.name,
                     "stage": stage,
                     "size_bytes": size,
-                    "age_days": round(age_days, 2),
+                    "unused_days": round(unused_days, 2),
                 }
             )
         return rows
 
     def prune(self, keep_days: float) -> list[str]:
-        """Removes artifacts and checkpoints made more than `keep_days` ago; returns their digests.
+        """Removes artifacts and checkpoints that nothing has used for `keep_days`; returns their digests.
 
         One that another build works on is left alone.
         """
@@ -198,12 +234,13 @@ class Store:
         limit = time.time() - keep_days * 86_400
         for kind in ("artifacts", "scratch"):
             for folder in (self.root / kind).iterdir():
-                if folder.stat().st_mtime > limit:
-                    continue
                 with (self.root / "locks" / folder.name).open("w") as f:
                     try:
                         fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except BlockingIOError:
+                        continue
+                    # Asked under the lock: a build that had it may have used the artifact, or be done with the scratch.
+                    if not folder.exists() or folder.stat().st_mtime > limit:
                         continue
                     if kind == "artifacts":
                         self.discard(folder.name)

@@ -87,7 +87,8 @@ class Constants:
         kind, why = wrong
         if self.trained and (kind == "weights" or (expected.ndim < 2 and kind != "fusion")):
             return []
-        if expected.ndim == 1 and kind != "fusion" and self._corrects(node, constant.values - expected):
+        is_bias = expected.ndim == 1 and expected.shape == constant.values.shape
+        if is_bias and kind != "fusion" and self._corrects(node, constant.values - expected):
             return []
         op = constant.op if constant.op and kind in ("scale", "zero point") else node.name
         return [Finding(kind, op, constant.tensor, why)]
@@ -99,6 +100,8 @@ class Constants:
         if smooth is None or expected.ndim < 2:
             return expected
         along = 1 if node.op_type == "Conv" or (node.op_type == "Gemm" and _is_transposed(node)) else -2
+        if smooth.size not in (1, expected.shape[along]):
+            return expected
         shape = [-1 if d == along % expected.ndim else 1 for d in range(expected.ndim)]
         return expected / smooth.reshape(shape)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pipeline.recipe import Device, Recipe
     from pipeline.run import Refused, StageRun
@@ -28,22 +28,25 @@ def publish(
     """Writes dist/RECIPE/DEVICE and returns the report. What stands there already and is the same is left as it is.
 
     A bundle of an earlier build goes when this one was refused: nothing unproven stays where a proven one is expected.
+    Raises IntegrityError, and leaves what stands, where an artifact of the build is lost or another by now.
     """
-    bundle = next((store.path(run.node.digest) for run in runs if run.node.stage.gives == "bundle"), None)
-    refusal = refused[0] if refused else None
-    standing = read_standing(folder, runs, refusal, bundle, store)
-    if standing is not None:
-        return standing
     from pipeline.report.html import write_report
 
-    report = assemble(recipe, device, runs, refusal, store)
-    folder.mkdir(parents=True, exist_ok=True)
+    bundle = next((store.path(run.node.digest) for run in runs if run.node.stage.gives == "bundle"), None)
+    used = {run.node.digest: (run.node.label, run.record.contents) for run in runs}
+    made = folder / ".bundle"
+    shutil.rmtree(made, ignore_errors=True)
+    with store.reading(used, f"{device.profile.name}'s report was made from it"):
+        report = assemble(recipe, device, runs, refused[0] if refused else None, store)
+        standing = read_standing(folder, report, bundle, store)
+        if standing is not None:
+            return standing
+        folder.mkdir(parents=True, exist_ok=True)
+        if bundle is not None:
+            shutil.copytree(bundle / "payload", made / "payload")
     write_report(report, folder)
     shutil.rmtree(folder / "bundle", ignore_errors=True)
     if bundle is not None:
-        made = folder / ".bundle"
-        shutil.rmtree(made, ignore_errors=True)
-        shutil.copytree(bundle / "payload", made / "payload")
         (made / "evidence").mkdir()
         shutil.copyfile(folder / "report.json", made / "evidence" / "report.json")
         made.rename(folder / "bundle")
@@ -51,28 +54,31 @@ def publish(
 
 
 def read_standing(
-    folder: Path,
-    runs: "Sequence[StageRun]",
-    refusal: "tuple[str, Refused] | None",
-    bundle: Path | None,
-    store: "Store",
+    folder: Path, report: "Mapping[str, Any]", bundle: Path | None, store: "Store"
 ) -> dict[str, Any] | None:
-    """The report that stands in the folder, if it and the bundle beside it are what this build would write."""
+    """The report that stands in the folder, if it and what is beside it are what this build would write.
+
+    report: this build's. Which stages it found in the store, and why the others ran, may differ.
+    """
     try:
-        report = json.loads((folder / "report.json").read_text())
-        same = (
-            [(stage["digest"], stage["contents"]) for stage in report["stages"]]
-            == [(run.node.digest, run.record.contents) for run in runs]
-            and (report["refusal"] or {}).get("reason") == (refusal[1].message if refusal else None)
-            and (folder / "report.html").exists()
-        )
-        payload = folder / "bundle" / "payload"
-        same = same and payload.exists() == (bundle is not None)
+        written = (folder / "report.json").read_text()
+        standing = json.loads(written)
+        same = _settled(standing) == _settled(report) and (folder / "report.html").exists()
+        beside = folder / "bundle"
+        same = same and beside.exists() == (bundle is not None)
         if same and bundle is not None:
-            same = store.hashes.tree(payload) == store.hashes.tree(bundle / "payload")
+            same = (beside / "evidence" / "report.json").read_text() == written
+            same = same and store.hashes.tree(beside / "payload") == store.hashes.tree(bundle / "payload")
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return report if same else None
+    return standing if same else None
+
+
+def _settled(report: "Mapping[str, Any]") -> str:
+    """A report's text but for what two builds of the same artifacts may say otherwise; of that, whether it is sound."""
+    kinds = {"cached": bool, "reason": str}
+    stages = [stage | {key: isinstance(stage[key], kind) for key, kind in kinds.items()} for stage in report["stages"]]
+    return json.dumps({**report, "stages": stages})
 
 
 def assemble(
@@ -90,11 +96,11 @@ def assemble(
     notes: list[str] = []
     for run in runs:
         artifact = store.path(run.node.digest)
-        if (artifact / "validation.json").exists():
+        if "validation.json" in run.record.files:
             measured = json.loads((artifact / "validation.json").read_text())
-        if (artifact / "choice.json").exists():
+        if "choice.json" in run.record.files:
             choice = json.loads((artifact / "choice.json").read_text())
-        if (artifact / "audit.json").exists():
+        if "audit.json" in run.record.files:
             notes += json.loads((artifact / "audit.json").read_text("utf-8"))["notes"]
     known = {key: value for key, value in measured.items() if key not in PRIVATE}
     stages = tuple(

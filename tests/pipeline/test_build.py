@@ -117,6 +117,60 @@ def test_nothing_changed_nothing_runs(project: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (project / "dist").rglob("*")} == dist
 
 
+def test_a_report_that_was_changed_by_hand_is_written_anew(project: Path) -> None:
+    file = project / "dist" / "tiny" / "host" / "report.json"
+    written = file.read_text()
+    report = json.loads(written)
+    report["accuracy"]["artifact"] = 0.9999
+    file.write_text(json.dumps(report))
+    result = run(project, "build", "tiny.yaml", "--out", "../dist", "--json")
+    assert result.returncode == 0, result.stderr
+    again, before = json.loads(file.read_text()), json.loads(written)
+    assert again == json.loads(result.stdout)[0]
+    assert again["accuracy"] == before["accuracy"]
+
+
+STEAL = """
+from dataclasses import dataclass
+from json import loads
+from pathlib import Path
+from shutil import copytree, rmtree
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Steal:
+    lost: str = "predict"
+    takes: ClassVar = ("model",)
+    gives: ClassVar = "model"
+    distributions: ClassVar = ()
+    revision: ClassVar = 1
+
+    def __call__(self, work, *, model):
+        copytree(model, work.out, dirs_exist_ok=True)
+        (work.out / "artifact.json").unlink()
+        for record in model.parent.glob("*/artifact.json"):
+            if loads(record.read_text())["stage"] == self.lost:
+                rmtree(record.parent)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [("prune", "while steal.py:Steal worked on it"), ("predict", "while host's report was made from it")],
+)
+def test_what_is_lost_while_a_build_needs_it_is_said_and_what_stands_stays(project: Path, lost: str, said: str) -> None:
+    (project / "project" / "steal.py").write_text(STEAL)
+    edit(project / "project" / "tiny.yaml", "  - quantize", f"  - steal.py:Steal: {{lost: {lost}}}\n  - quantize")
+    standing = {path: path.read_bytes() for path in (project / "dist" / "tiny" / "host").rglob("*") if path.is_file()}
+    result = run(project, "build", "tiny.yaml", "--fast", "--out", "../dist")
+    assert result.returncode == 4, result.stderr
+    assert f"{lost} was made again, or removed, {said}" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert {path: path.read_bytes() for path in standing} == standing
+
+
 def test_a_clone_under_another_path_finds_everything_cached(project: Path) -> None:
     (project / "project").rename(project / "elsewhere")
     recipe = load_recipe(project / "elsewhere" / "tiny.yaml")

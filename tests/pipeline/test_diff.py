@@ -20,6 +20,7 @@ from targets.onnx_ranges import answers
 from targets.onnx_unsigned import with_unsigned_activations
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
+from tests import models
 from tests.bundles import make_bundle
 from tests.models import calibration_of, convolutional, inputs_of, recurrent
 from tests.processor import GUARD
@@ -114,7 +115,7 @@ def test_two_models_are_no_pair(folder, tmp_path):
     del head.attribute[:]
     head.input[:] = ["half", "half_weights"]
     onnx.save(other, tmp_path / "other.onnx")
-    with pytest.raises(InputError, match="does not compute what"):
+    with pytest.raises(InputError, match="logits has the shape"):
         diff(folder / "float.onnx", tmp_path / "other.onnx", folder / "in.npz")
 
 
@@ -137,6 +138,31 @@ def test_sums_of_signed_activations_that_overflow_on_an_older_processor_are_name
     assert found.culprit.kind == "saturation"
     signed, unsigned = onnx.load(made), with_unsigned_activations(onnx.load(made))
     assert np.array_equal(answers(signed, [inputs_of(package, 4)]), answers(unsigned, [inputs_of(package, 4)]))
+
+
+def write_dense(file, width, *, scaled=False):
+    """Two layers, [1, 4] -> [1, 2], over `width` hidden values, which may be multiplied with factors of their own."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        onnx.helper.make_node("Gemm", ["x", "w", "b"], ["hidden"], "widen"),
+        onnx.helper.make_node("MatMul", ["scaled" if scaled else "hidden", "v"], ["y"], "narrow"),
+    ]
+    if scaled:
+        nodes.insert(1, onnx.helper.make_node("Mul", ["hidden", "s"], ["scaled"], "smooth"))
+    shapes = {"w": (4, width), "b": (width,), "v": (width, 2)} | ({"s": (width,)} if scaled else {})
+    weights = [numpy_helper.from_array(rng.normal(size=s).astype(np.float32), n) for n, s in shapes.items()]
+    ports = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, s]) for n, s in (("x", 4), ("y", 2))]
+    graph = onnx.helper.make_graph(nodes, "dense", ports[:1], ports[1:], weights)
+    onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)]), file)
+
+
+@pytest.mark.parametrize(("width", "other", "scaled"), [(3, 256, False), (256, 3, False), (1, 5, False), (3, 5, True)])
+def test_two_models_whose_constants_have_other_shapes_are_no_pair(tmp_path, width, other, scaled):
+    write_dense(tmp_path / "a.onnx", width)
+    write_dense(tmp_path / "b.onnx", other, scaled=scaled)
+    np.savez(tmp_path / "in.npz", x=np.ones((2, 4), np.float32))
+    with pytest.raises(InputError, match="does not compute what"):
+        diff(tmp_path / "a.onnx", tmp_path / "b.onnx", tmp_path / "in.npz")
 
 
 def test_an_lstm_that_quantizes_inside_is_not_judged(tmp_path):
@@ -162,6 +188,13 @@ def test_page_and_json_name_the_operator(folder, capsys):
     assert len(written["layers"]) == len(found.layers)
     print_divergence(found)
     assert f"{found.culprit.op} (layout)" in capsys.readouterr().out
+
+
+def test_outputs_of_other_shapes_are_no_pair(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "CLASSES", 7)
+    other = convolutional(tmp_path / "other")
+    with pytest.raises(InputError, match=r"logits has the shape \[1, 4\] in .*, \[1, 7\] in "):
+        diff(folder / "float.onnx", other.graph, folder / "in.npz")
 
 
 def test_what_cannot_be_compared_is_refused(folder, tmp_path):

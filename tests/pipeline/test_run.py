@@ -84,6 +84,47 @@ def test_what_was_made_from_another_artifact_of_the_same_digest_is_made_again(tm
     assert runs == [(False, "never built"), (True, ""), (False, "quantize was made again and came out otherwise")]
 
 
+@dataclass(frozen=True)
+class Overtaken:
+    """Copies its input; `meanwhile` is what another build does, before it reads or after."""
+
+    takes: ClassVar = ("model", "meanwhile", "before")
+    gives: ClassVar = "model"
+    distributions: ClassVar = ()
+    revision: ClassVar = 1
+
+    def __call__(self, work: Work, *, model: Path, meanwhile: Callable[[], Any], before: bool) -> None:
+        if before:
+            meanwhile()
+        shutil.copyfile(model / "half", work.out / "half")
+        if not before:
+            meanwhile()
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("remade", [False, True])
+def test_what_was_made_while_an_input_was_made_again_or_removed_is_not_kept(
+    tmp_path: Path, remade: bool, before: bool
+) -> None:
+    store, found = Store(tmp_path), [b"nncf"]
+    choice = Node("quantize", Measuring(), {}, {"found": found}, {}, {}, DIGEST)
+
+    def meanwhile() -> None:
+        store.discard(DIGEST)
+        found[0] = b"static"
+        if remade:
+            with BuildProgress(quiet=True) as theirs:
+                run_node(choice, store, tmp_path, ["host"], "", theirs)
+
+    values = {"meanwhile": meanwhile, "before": before}
+    built = Node("compile", Overtaken(), {"model": choice}, values, {}, {}, "cd" * 32)
+    with BuildProgress(quiet=True) as progress:
+        run_node(choice, store, tmp_path, ["host"], "", progress)
+        with pytest.raises(IntegrityError, match="quantize was made again, or removed, while compile worked on it"):
+            run_node(built, store, tmp_path, ["host"], "", progress)
+    assert store.record(built.digest) is None
+
+
 def test_an_input_that_is_gone_is_said(tmp_path: Path) -> None:
     choice = Node("quantize", Copying(), {}, {}, {}, {}, DIGEST)
     built = Node("compile", Copying(), {"model": choice}, {}, {}, {}, "cd" * 32)

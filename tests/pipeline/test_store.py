@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from calibration.errors import EdgewrightError, IntegrityError
 from pipeline.store import Store
 
 DIGEST = "ab" * 32
+INPUTS = {"model": "cd" * 32}
 
 
 def put(store: Store, digest: str = DIGEST, **files: bytes) -> Path:
@@ -19,7 +21,7 @@ def put(store: Store, digest: str = DIGEST, **files: bytes) -> Path:
         (folder / "deep").mkdir()
         for name, content in (files or {"a.bin": b"one", "deep/b.bin": b"two"}).items():
             (folder / name).write_bytes(content)
-        store.publish(folder, "distill", digest, {"model": "cd" * 32}, 1.5, 1000, {"torch": "2"})
+        store.publish(folder, "distill", digest, INPUTS, 1.5, 1000, {"torch": "2"})
     return store.path(digest)
 
 
@@ -72,11 +74,25 @@ def test_a_record_that_is_none_is_damaged(tmp_path: Path, content: str) -> None:
     assert [row["stage"] for row in store.ls()] == ["damaged"]
 
 
+def test_a_record_that_is_a_folder_is_damaged(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = put(store)
+    (folder / "artifact.json").unlink()
+    (folder / "artifact.json").mkdir()
+    with pytest.raises(IntegrityError, match=r"damaged: artifact\.json cannot be read"):
+        store.open(DIGEST)
+    assert [row["stage"] for row in store.ls()] == ["damaged"]
+    store.discard(DIGEST)
+    put(store)
+    assert store.open(DIGEST) is not None
+
+
 def test_the_record_of_another_version_is_said_to_be_one(tmp_path: Path) -> None:
     store = Store(tmp_path)
     (put(store) / "artifact.json").write_text('{"schema": 1, "stage": "distill"}')
     with pytest.raises(IntegrityError, match="written by another version of edgewright"):
         store.open(DIGEST)
+    assert [row["stage"] for row in store.ls()] == ["other version"]
 
 
 def test_contents_are_of_names_and_bytes_and_of_nothing_else(tmp_path: Path) -> None:
@@ -103,7 +119,7 @@ def test_missing_and_surplus_files_are_found(tmp_path: Path, change: str) -> Non
 
 def work_and_die(root: Path) -> None:
     store = Store(root)
-    with store.lock(DIGEST), store.temporary(DIGEST) as folder, store.scratch(DIGEST) as scratch:
+    with store.lock(DIGEST), store.temporary(DIGEST) as folder, store.scratch(DIGEST, INPUTS) as scratch:
         (folder / "half").write_bytes(b"x")
         (scratch / "epoch-1").write_bytes(b"kept")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -116,10 +132,48 @@ def test_a_killed_build_leaves_its_checkpoints_and_nothing_that_looks_like_an_ar
     assert process.exitcode == -signal.SIGKILL
     store = Store(tmp_path)
     assert store.open(DIGEST) is None
-    with store.lock(DIGEST), store.temporary(DIGEST) as folder, store.scratch(DIGEST) as scratch:
+    with store.lock(DIGEST), store.temporary(DIGEST) as folder, store.scratch(DIGEST, INPUTS) as scratch:
         assert list(folder.iterdir()) == []
         assert (scratch / "epoch-1").read_bytes() == b"kept"
     assert not (tmp_path / "scratch" / DIGEST).exists()
+
+
+def fail_after_an_epoch(store: Store, digest: str, inputs: dict[str, str]) -> list[str]:
+    """What the work found in its scratch, where it then left a checkpoint."""
+    found: list[str] = []
+    with suppress(EdgewrightError), store.scratch(digest, inputs) as scratch:
+        found += [path.name for path in scratch.iterdir()]
+        (scratch / "epoch.pt").write_bytes(b"weights")
+        raise EdgewrightError("the disk is full")
+    return found
+
+
+def test_checkpoints_of_work_on_other_inputs_are_cleared(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert fail_after_an_epoch(store, DIGEST, INPUTS) == []
+    assert fail_after_an_epoch(store, DIGEST, INPUTS) == ["epoch.pt"]
+    assert fail_after_an_epoch(store, DIGEST, {"model": "ef" * 32}) == []
+    assert fail_after_an_epoch(store, DIGEST, INPUTS) == []
+    assert len(list((tmp_path / "scratch" / DIGEST).iterdir())) == 1
+
+
+@pytest.mark.parametrize("ends", [None, FileNotFoundError("model.onnx")])
+@pytest.mark.parametrize("remade", [False, True])
+def test_what_was_read_of_an_artifact_that_is_lost_is_refused_however_it_ended(
+    tmp_path: Path, remade: bool, ends: Exception | None
+) -> None:
+    store = Store(tmp_path)
+    put(store)
+    used = {DIGEST: ("distill", store.contents(DIGEST))}
+    with store.reading(used, "validate worked on it"):
+        pass
+    refused = pytest.raises(IntegrityError, match=r"^distill was made again, or removed, while validate worked on it$")
+    with refused, store.reading(used, "validate worked on it"):
+        store.discard(DIGEST)
+        if remade:
+            put(store, a=b"another")
+        if ends is not None:
+            raise ends
 
 
 def hold(root: Path, ready: Path) -> None:
@@ -158,6 +212,23 @@ def test_pruning_takes_what_is_old_and_leaves_what_is_worked_on(tmp_path: Path) 
     with store.lock(busy):
         assert store.prune(keep_days=1) == [old]
     assert {row["digest"] for row in store.ls()} == {young, busy}
+
+
+def test_what_is_used_is_kept_however_long_ago_it_was_made(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    used, unused = "aa" * 32, "bb" * 32
+    for digest in (used, unused):
+        put(store, digest)
+        fail_after_an_epoch(store, digest, INPUTS)
+        for kind in ("artifacts", "scratch"):
+            os.utime(tmp_path / kind / digest, (0, 0))
+    assert store.open(used) is not None
+    fail_after_an_epoch(store, used, INPUTS)
+    rows = store.ls()
+    assert [row["digest"] for row in rows] == [unused, used]
+    assert [row["unused_days"] for row in rows][1] == 0
+    assert store.prune(keep_days=1) == [unused, unused]
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == [used]
 
 
 def test_the_memory_of_hashes_follows_the_contents(tmp_path: Path) -> None:

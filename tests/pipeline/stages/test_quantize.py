@@ -233,6 +233,7 @@ def test_routes_that_go_wrong_are_told_and_the_float_model_is_kept(quantize, rec
     assert "no route" in why["float"]
     assert why["refused"] == "the node Conv_0 is too wide"
     assert "does not load it" in why["broken"]
+    assert why["broken"].startswith("compiled/model.onnx")
     assert "points on 64 validation samples; 0.5 are allowed" in why["wrong"]
     assert "NaN" in why["undefined"]
     assert "unwanted" not in why
