@@ -133,16 +133,11 @@ class Store:
         """
         try:
             yield
-        except Exception:
-            self._refuse_changed(artifacts, meanwhile)
-            raise
-        self._refuse_changed(artifacts, meanwhile)
-
-    def _refuse_changed(self, artifacts: Mapping[str, tuple[str, str]], meanwhile: str) -> None:
-        for digest, (label, contents) in artifacts.items():
-            record = self.record(digest)
-            if record is None or record.contents != contents:
-                raise IntegrityError(f"{label} was made again, or removed, while {meanwhile}", "build again")
+        finally:
+            for digest, (label, contents) in artifacts.items():
+                record = self.record(digest)
+                if record is None or record.contents != contents:
+                    raise IntegrityError(f"{label} was made again, or removed, while {meanwhile}", "build again")
 
     def publish(
         self,
