@@ -14,10 +14,10 @@ from pipeline.onnx_graph import rename
 from targets.device.arrays import read_arrays
 from targets.device.errors import BundleError
 from targets.device.golden import read_golden
-from targets.device.probe import architecture, isa
+from targets.device.probe import architecture
 from targets.device.tensors import tensors
 from targets.device.verify import find_payload, verify
-from targets.int8_kernels import int8_kernels
+from targets.int8_kernels import clips_here
 from targets.onnx_divergence import compare
 from targets.onnx_graph import session_errors
 from targets.onnx_integers import QuantizedGraph
@@ -84,7 +84,7 @@ class Artifact:
     @property
     def saturates(self) -> bool:
         """Whether kernels may clip sums of two products to 16 bits where it runs."""
-        return self.on != "local" or int8_kernels(architecture(), isa()) == "saturating"
+        return self.on != "local" or clips_here()
 
     def read(self) -> "onnx.ModelProto | RuntimeModel":
         """The graph, its weights inside. Raises InputError where it cannot be read."""

@@ -10,9 +10,8 @@ import onnx
 
 from calibration.dataset import CalibrationSet
 from pipeline.diff import float_reference
-from targets.device.probe import architecture, isa
 from targets.device.tensors import tensors
-from targets.int8_kernels import int8_kernels
+from targets.int8_kernels import clips_here
 from targets.onnx_bias import corrected
 from targets.onnx_equalization import equalized
 from targets.onnx_float import FloatGraph
@@ -28,7 +27,7 @@ TRANSFORMERS = ("transformer", "outliers")
 SAMPLES = 4
 SIDE = 28
 # Of the weights of an artifact in which nothing is to be found: a processor without VNNI clips sums of full int8.
-GUARD = "pairs" if int8_kernels(architecture(), isa()) == "saturating" else "none"
+GUARD = "pairs" if clips_here() else "none"
 
 Feeds = list[dict[str, np.ndarray]]
 

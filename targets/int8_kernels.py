@@ -36,15 +36,21 @@ def flags_needed(profile: DeviceProfile) -> list[str]:
     return [flag for flag in VNNI if flag in profile.isa][:1]
 
 
+def clips(profile: DeviceProfile) -> bool:
+    """Whether the profile's processor clips sums of two int8 products."""
+    return int8_kernels(profile.architecture, profile.isa) == "saturating"
+
+
+def clips_here() -> bool:
+    """The same of this machine's."""
+    return int8_kernels(architecture(), isa()) == "saturating"
+
+
 def imitated(profile: DeviceProfile) -> str:
     """What of the profile's int8 arithmetic this machine's processor does otherwise; empty where nothing."""
-    clips_here, clips_there = (
-        kernels == "saturating"
-        for kernels in (int8_kernels(architecture(), isa()), int8_kernels(profile.architecture, profile.isa))
-    )
-    if clips_here == clips_there:
+    if clips(profile) == clips_here():
         return ""
-    return CLIPPED if clips_there else NOT_CLIPPED
+    return CLIPPED if clips(profile) else NOT_CLIPPED
 
 
 def unlike_here(profile: DeviceProfile) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from calibration.errors import UnsupportedError
 from targets.device.probe import cpu_model
 from targets.device.versions import installed_version
-from targets.int8_kernels import CLIPPED, flags_needed, imitated, int8_kernels, unlike_here
+from targets.int8_kernels import CLIPPED, clips, flags_needed, imitated, int8_kernels, unlike_here
 from targets.nncf_quantization import nncf_onnx
 from targets.onnx_float import FloatGraph
 from targets.onnx_graph import FILE, fit, read_graph
@@ -51,7 +51,7 @@ class OnnxruntimeCpu:
             opset=opset,
             ir_version=ir_version,
             imitated=imitated(profile),
-            clips=CLIPPED if _clips(profile) else "",
+            clips=CLIPPED if clips(profile) else "",
         )
 
     def fingerprint(self) -> dict[str, str]:
@@ -76,7 +76,7 @@ class OnnxruntimeCpu:
     ) -> Sequence[Candidate]:
         """In the order of what was fastest, and right, on processors of that kind."""
         able = self.capabilities(profile)
-        narrow = _clips(profile)
+        narrow = clips(profile)
         guard, ending = ("pairs", "-unsaturated") if narrow else ("none", "")
         unsigned = StaticScheme("uint8", guard=guard)
         # On x86-64 the runtime makes signed activations unsigned when it loads the graph: their products clip as well.
@@ -148,12 +148,8 @@ class OnnxruntimeCpu:
             return compiled
         import onnx
 
-        layers = None if _clips(profile) else ()
+        layers = None if clips(profile) else ()
         onnx.save(without_vnni(onnx.load(out / FILE), layers), out / FILE)
         imitating = replace(compiled, options={"threads": 1} | UNOPTIMIZED)
         imitating.save()
         return imitating
-
-
-def _clips(profile: DeviceProfile) -> bool:
-    return int8_kernels(profile.architecture, profile.isa) == "saturating"

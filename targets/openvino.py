@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from calibration.errors import UnsupportedError
 from targets.device.probe import cpu_model
 from targets.device.versions import installed_version
-from targets.int8_kernels import flags_needed, imitated, int8_kernels, unlike_here
+from targets.int8_kernels import clips, flags_needed, imitated, int8_kernels, unlike_here
 from targets.nncf_quantization import nncf_openvino, nncf_openvino_weights
 from targets.onnx_float import FloatGraph
 from targets.onnx_quantization import PRODUCTS_AND_TABLES, StaticScheme, static
@@ -53,7 +53,7 @@ class Openvino:
             opset=OPSET,
             ir_version=IR_VERSION,
             # On a device that clips, the weights of every route are too small for it to matter.
-            imitated=imitated(profile) if not _clips(profile) else "",
+            imitated=imitated(profile) if not clips(profile) else "",
         )
 
     def fingerprint(self) -> dict[str, str]:
@@ -76,7 +76,7 @@ class Openvino:
     ) -> Sequence[Candidate]:
         """NNCF's places, which are made for these kernels, and onnxruntime's, for models whose answers NNCF's spoil."""
         able = self.capabilities(profile)
-        narrow = _clips(profile)
+        narrow = clips(profile)
         graph = FloatGraph(package, calibration)
 
         def places(name: str, scheme: StaticScheme) -> Candidate:
@@ -148,7 +148,3 @@ class Openvino:
                 f"OpenVINO {version} writes a format that the device's ({runtime.version}) need not read",
                 f"install an openvino in that range here, or widen the range of {profile.name}",
             )
-
-
-def _clips(profile: DeviceProfile) -> bool:
-    return int8_kernels(profile.architecture, profile.isa) == "saturating"

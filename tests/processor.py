@@ -2,9 +2,8 @@
 
 from typing import Literal
 
-from targets.device.probe import architecture, isa
-from targets.int8_kernels import int8_kernels
+from targets.int8_kernels import clips_here
 
-CLIPS = int8_kernels(architecture(), isa()) == "saturating"
+CLIPS = clips_here()
 # Of weights with which a sound artifact is sound here.
 GUARD: Literal["pairs", "none"] = "pairs" if CLIPS else "none"
