@@ -1,26 +1,23 @@
 """`edgewright diff A B`: two artifacts on the same inputs, and the first operator of B whose result is off."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from calibration.divergence import Difference, Finding, Layer, difference, first, joined
-from calibration.errors import InputError, UnsupportedError
+from calibration.errors import InputError
+from pipeline.compared import ONNX, OPTIONS, Artifact, Feeds, read_artifact, read_feeds, watch
 from pipeline.onnx_graph import rename
-from targets.device.arrays import read_arrays
-from targets.device.errors import BundleError
-from targets.device.golden import read_golden
-from targets.device.probe import architecture
 from targets.device.tensors import tensors
-from targets.device.verify import find_payload, verify
-from targets.int8_kernels import clips_here
+from targets.onnx_as_pairs import in_pairs
 from targets.onnx_divergence import compare
 from targets.onnx_graph import session_errors
 from targets.onnx_integers import QuantizedGraph
+from targets.onnx_namesakes import renamed, share_names
 from targets.onnx_products import UNKNOWN
 from targets.onnx_reference import float_reference, in_float, rounded_constants
 from targets.onnx_taps import float_names, observable, tapped
@@ -36,63 +33,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 # More samples say little more of which operator is wrong, and every tensor of each is held.
 SAMPLES = 8
-ONNX = "onnxruntime_cpu"
-OPTIONS: dict[str, Any] = {"threads": 1, "optimization": "all"}
-OPENVINO = "openvino"
-OPENVINO_OPTIONS: dict[str, Any] = {"threads": 1, "inference_precision": "f32"}
 QUANTIZED_REFERENCE = "A is quantized itself: where its quantizer changed the graph, compare both with the float model"
-
-Feeds = Sequence[Mapping[str, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A model that can be run: what the user gave, the runner and its files and options, and where it runs.
-
-    feeds: golden inputs of a bundle, one sample each; none where it is a file.
-    """
-
-    given: Path
-    runner: str
-    folder: Path
-    files: tuple[str, ...]
-    options: dict[str, Any]
-    feeds: tuple[dict[str, np.ndarray], ...]
-    on: str = "local"
-
-    @property
-    def emulator(self) -> list[str]:
-        """The command that runs a program where this artifact runs.
-
-        Raises InputError where it is not known, UnsupportedError where diff cannot look into it.
-        """
-        transport, _, processor = self.on.partition(":")
-        if self.on == "local":
-            return []
-        if transport == "qemu" and processor:
-            from targets.transport.qemu import emulated
-
-            there = emulated(processor)
-            if there.architecture != architecture():
-                raise UnsupportedError(
-                    f"diff does not look into processors of another architecture: {processor} is {there.architecture}",
-                    f"`edgewright validate BUNDLE --on {self.on}` compares a bundle's answers there",
-                )
-            return list(there.emulator)
-        raise InputError(f"there is no way to run an artifact on {self.on!r}", "use local or qemu:CPU")
-
-    @property
-    def saturates(self) -> bool:
-        """Whether kernels may clip sums of two products to 16 bits where it runs."""
-        return self.on != "local" or clips_here()
-
-    def read(self) -> "onnx.ModelProto | RuntimeModel":
-        """The graph, its weights inside. Raises InputError where it cannot be read."""
-        return RuntimeModel.read(self.folder / self.files[0]) if self.runner == OPENVINO else read_onnx(self)
-
-    def run(self, feeds: Feeds) -> list[dict[str, np.ndarray]]:
-        """The artifact as it is: its outputs for each feed."""
-        return tensors(self.runner, self.folder, self.files, self.options, feeds, self.emulator)
 
 
 @dataclass(frozen=True)
@@ -185,13 +126,21 @@ def _named_alike(a: Artifact, b: Artifact, folder: Path) -> tuple[Artifact, Arti
 
 @dataclass(frozen=True)
 class Reference:
-    """A as B is judged by it. graph: as A's file has it, and its float form; None where it is no ONNX graph, of which
-    tensors can be compared by name alone. seen: of each sample, the tensors of the float form, or of A.
+    """A as B is judged by it.
+
+    graph, in_float: as A's file has it, and its float form; None where it is no ONNX graph, of which tensors can be
+    compared by name alone. seen: of each sample, the tensors of the float form, or of A. unknown: names of B's
+    operators that are none of A's.
     """
 
     graph: "onnx.ModelProto | None"
     in_float: "onnx.ModelProto | None"
     seen: Feeds
+    unknown: Sequence[str] = ()
+
+    @property
+    def quantized(self) -> bool:
+        return self.graph is not None and bool(QuantizedGraph(self.graph).activations)
 
 
 def _look_into_reference(
@@ -203,8 +152,27 @@ def _look_into_reference(
         _say_changes(notes, "A", plain, watched.found)
         return Reference(None, None, watched.by_tensor())
     seen = watch(artifact, graph, feeds)
+    graph = in_pairs(graph)
     _say_changes(notes, "A", plain, seen)
     return Reference(graph, float_reference(graph), _expected(graph, seen))
+
+
+def _under_names_of(graph: "onnx.ModelProto", reference: Reference, notes: list[str], *, fused: bool) -> Reference:
+    """A float reference under the names of an artifact where names do not say which operator is which.
+
+    fused: the artifact has integer operators, whose writer calls what a ReLU gave by the name of what it took.
+    """
+    if reference.in_float is None or reference.quantized:
+        return reference
+    if not share_names(reference.in_float, graph):
+        notes.append("A names its operators otherwise than B: they were found by what they read, and by their weights")
+    elif not fused:
+        return reference
+    found = renamed(reference.in_float, graph)
+    if found.unknown:
+        notes.append(f"not found in A, and judged by B's own graph alone: {', '.join(found.unknown)}")
+    seen = [{found.names.get(name, name): array for name, array in sample.items()} for sample in reference.seen]
+    return replace(reference, in_float=found.model, seen=seen, unknown=found.unknown)
 
 
 def _onnx_layers(
@@ -219,15 +187,18 @@ def _onnx_layers(
         graph = with_unsigned_activations(graph)
     seen = watch(artifact, graph, feeds)
     _say_changes(notes, "B", plain, seen)
+    pairs = in_pairs(graph)
+    reference, graph = _under_names_of(pairs, reference, notes, fused=pairs is not graph), pairs
     like = graph if reference.graph is None else reference.graph
-    if QuantizedGraph(like).activations and like != graph:
+    if reference.quantized and like != graph:
         notes.append(QUANTIZED_REFERENCE)
     in_float = float_reference(graph) if reference.in_float is None else reference.in_float
     closed = [node.name for node in graph.graph.node if node.op_type in UNKNOWN]
     if closed:
         notes.append(f"quantized inside, where nothing is seen, and not judged: {', '.join(closed)}")
     rounded = rounded_constants(like)
-    judged = compare(in_float, graph, reference.seen, seen, rounded, unknown=closed, saturates=artifact.saturates)
+    unknown = [*closed, *reference.unknown]
+    judged = compare(in_float, graph, reference.seen, seen, rounded, unknown=unknown, saturates=artifact.saturates)
     notes += judged.notes
     return judged.layers
 
@@ -241,7 +212,7 @@ def _openvino_layers(
         notes.append("OpenVINO rounds activations before weights of 8 bits as they come: such products are not judged")
     if reference.graph is None or reference.in_float is None:
         return explained(watched, alone(watched, reference.seen))
-    if QuantizedGraph(reference.graph).activations:
+    if reference.quantized:
         notes.append(QUANTIZED_REFERENCE)
     rounded = rounded_constants(reference.graph)
     judged = compare_openvino(reference.in_float, watched, reference.seen, rounded, artifact.saturates)
@@ -268,73 +239,6 @@ def layers_of(
             seen = tensors(ONNX, Path(scratch), ["model.onnx"], OPTIONS, feeds, how)
         runs.append([{**feed, **sample} for feed, sample in zip(feeds, seen, strict=True)])
     return compare(reference, artifact, runs[0], runs[1]).layers
-
-
-def read_artifact(path: Path, on: str = "local") -> Artifact:
-    """A bundle, its payload, an .onnx file, or an .xml file of OpenVINO's with its .bin. A bundle is verified first.
-
-    Raises InputError where it is none of these, UnsupportedError where it is for another runtime; DeviceError
-    where a bundle is not what it claims.
-    """
-    if path.is_dir():
-        payload = path if (path / "manifest.json").is_file() else find_payload(path)
-        manifest, _ = verify(payload)
-        feeds = tuple(read_golden(payload, manifest).feeds()) if manifest.golden else ()
-        if manifest.runner not in (ONNX, OPENVINO):
-            raise UnsupportedError(
-                f"{path}: diff looks into ONNX graphs and OpenVINO models; this bundle's is for {manifest.runner}",
-                "compare what it was made from, or a bundle for onnxruntime-cpu or openvino",
-            )
-        return Artifact(path, manifest.runner, payload, manifest.model_files, manifest.options, feeds, on)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file or folder", "give a bundle, an .onnx file or OpenVINO's .xml")
-    if path.suffix == ".xml":
-        files = path.name, path.with_suffix(".bin").name
-        return Artifact(path, OPENVINO, path.parent, files, OPENVINO_OPTIONS, (), on)
-    if path.suffix != ".onnx":
-        raise InputError(f"{path}: not a model that can be compared", "give a bundle, an .onnx file or OpenVINO's .xml")
-    return Artifact(path, ONNX, path.parent, (path.name,), OPTIONS, (), on)
-
-
-def read_feeds(file: Path) -> tuple[dict[str, np.ndarray], ...]:
-    """Inputs of an .npz, one sample each; arrays may be called NAME, or input.NAME as in golden.npz.
-
-    Raises InputError where it cannot be read, or arrays have not the same number of samples.
-    """
-    try:
-        arrays = read_arrays(file)
-    except BundleError as error:
-        raise InputError(error.message, "give an .npz with an array for each input, sample first") from error
-    named = {name[6:]: array for name, array in arrays.items() if name.startswith("input.")} or arrays
-    if len({len(array) for array in named.values()}) != 1:
-        counts = ", ".join(f"{name} {len(array)}" for name, array in named.items())
-        raise InputError(
-            f"{file}: arrays of different numbers of samples: {counts}", "give each input the same samples"
-        )
-    samples = len(next(iter(named.values())))
-    return tuple({name: array[i : i + 1] for name, array in named.items()} for i in range(samples))
-
-
-def read_onnx(artifact: Artifact) -> "onnx.ModelProto":
-    """The graph of an artifact, its weights inside. Raises InputError where it is no ONNX graph."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    file = artifact.folder / artifact.files[0]
-    try:
-        return onnx.load(file)
-    except (DecodeError, onnx.checker.ValidationError, OSError) as error:
-        raise InputError(f"{file} is not a valid ONNX model: {error}", "export it again") from error
-
-
-def watch(artifact: Artifact, graph: "onnx.ModelProto", feeds: Feeds) -> list[dict[str, np.ndarray]]:
-    """The feeds and every tensor that can be looked at without changing which kernels run."""
-    import onnx
-
-    with tempfile.TemporaryDirectory() as scratch:
-        onnx.save(tapped(graph, observable(QuantizedGraph(graph))), Path(scratch) / "model.onnx")
-        seen = tensors(ONNX, Path(scratch), ["model.onnx"], artifact.options, feeds, artifact.emulator)
-    return [{**feed, **sample} for feed, sample in zip(feeds, seen, strict=True)]
 
 
 def _expected(graph: "onnx.ModelProto", seen: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:

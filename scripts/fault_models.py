@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 
 from calibration.dataset import CalibrationSet
-from pipeline.diff import float_reference
 from targets.device.tensors import tensors
 from targets.int8_kernels import clips_here
 from targets.onnx_bias import corrected
 from targets.onnx_equalization import equalized
 from targets.onnx_float import FloatGraph
 from targets.onnx_quantization import PRODUCTS_AND_TABLES, StaticScheme, static
+from targets.onnx_reference import float_reference
 from targets.onnx_smoothing import smoothed
 from targets.target import Capabilities, ModelPackage
 from targets.transport.qemu import emulator

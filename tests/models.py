@@ -127,6 +127,24 @@ def recurrent(folder: Path) -> ModelPackage:
     return save(g, folder, [spec], "recurrent", {"kind": "none"}, opset=20)
 
 
+def renamed_inside(model: onnx.ModelProto, *, nodes: bool = True, tensors: bool = True) -> onnx.ModelProto:
+    """The same graph as another exporter would name it: its inputs and outputs keep their names."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    ports = {port.name for port in (*made.graph.input, *made.graph.output)}
+    inside = [name for node in made.graph.node for name in node.output if name]
+    inside += [tensor.name for tensor in made.graph.initializer]
+    names = {name: f"other_{i}" for i, name in enumerate(inside) if tensors and name not in ports}
+    for i, node in enumerate(made.graph.node):
+        node.name = f"/other/{i}" if nodes else node.name
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for tensor in made.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    del made.graph.value_info[:]
+    return made
+
+
 def inputs_of(package: ModelPackage, samples: int, seed: int = 1) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     if package.architecture == "transformer":

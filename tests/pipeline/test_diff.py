@@ -22,7 +22,7 @@ from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.profile import load_profile
 from tests import models
 from tests.bundles import make_bundle
-from tests.models import calibration_of, convolutional, inputs_of, recurrent
+from tests.models import calibration_of, convolutional, inputs_of, recurrent, renamed_inside
 from tests.processor import GUARD
 
 CODE = "import sys; sys.argv[0] = 'edgewright'; from pipeline.cli import main; main()"
@@ -30,20 +30,22 @@ CODE = "import sys; sys.argv[0] = 'edgewright'; from pipeline.cli import main; m
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """float.onnx, int8.onnx, wrong.onnx, whose second convolution has its weights transposed, and in.npz."""
+    """float.onnx, int8.onnx, wrong.onnx, whose first convolution has its weights transposed, and in.npz.
+
+    fused.onnx is int8.onnx with integer operators.
+    """
     folder = tmp_path_factory.mktemp("diff")
     package = convolutional(folder / "float")
-    (folder / "made").mkdir()
     able = OnnxruntimeCpu().capabilities(load_profile("host"))
-    made = (
-        static("static", StaticScheme("uint8", guard=GUARD), FloatGraph(package, calibration_of(package)), able)
-        .as_it_is()
-        .make(folder / "made")
-    )
+    for name, fused in (("int8", False), ("fused", True)):
+        (folder / name).mkdir()
+        scheme = StaticScheme("uint8", guard=GUARD, fused=fused)
+        graph = FloatGraph(package, calibration_of(package))
+        made = static("static", scheme, graph, able).as_it_is().make(folder / name)
+        (folder / f"{name}.onnx").write_bytes(made.graph.read_bytes())
     (folder / "float.onnx").write_bytes(package.graph.read_bytes())
-    (folder / "int8.onnx").write_bytes(made.graph.read_bytes())
-    wrong = onnx.load(made.graph)
-    name = next(n for n in wrong.graph.node if n.op_type == "Conv" and n.input[0] != "pixel_values").name
+    wrong = onnx.load(folder / "int8.onnx")
+    name = next(n for n in wrong.graph.node if n.op_type == "Conv").name
     own = next(n for n in onnx.load(package.graph).graph.node if n.name == name)
     tensor = next(t for t in wrong.graph.initializer if t.name == f"{own.input[1]}_quantized")
     swapped = np.ascontiguousarray(numpy_helper.to_array(tensor).swapaxes(2, 3))
@@ -54,9 +56,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def node_at_fault(folder):
-    graph = onnx.load(folder / "float.onnx").graph
-    return [n.name for n in graph.node if n.op_type == "Conv"]
+def wrong_operator(folder):
+    """The first convolution."""
+    return next(n.name for n in onnx.load(folder / "float.onnx").graph.node if n.op_type == "Conv")
 
 
 def test_int8_against_float(folder):
@@ -72,8 +74,7 @@ def test_int8_against_float(folder):
 def test_wrong_weights_are_named_with_their_operator(folder):
     found = diff(folder / "float.onnx", folder / "wrong.onnx", folder / "in.npz")
     assert found.culprit is not None
-    assert found.culprit.kind == "layout"
-    assert found.culprit.op in node_at_fault(folder)
+    assert (found.culprit.kind, found.culprit.op) == ("layout", wrong_operator(folder))
     # Each operator is judged by its own inputs: those behind it are right.
     assert sum(bool(layer.findings) for layer in found.layers) == 1
 
@@ -100,6 +101,64 @@ def test_a_file_may_have_other_names_than_the_bundle_made_of_it(tmp_path):
     for pair in ((tmp_path / "own.onnx", bundle), (bundle, tmp_path / "own.onnx")):
         found = diff(*pair)
         assert (found.culprit, found.answers.max_error) == (None, 0)
+
+
+@pytest.mark.parametrize(("nodes", "tensors"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("made", ["int8.onnx", "fused.onnx"])
+def test_a_file_of_another_exporter(folder, tmp_path, made, nodes, tensors):
+    other = renamed_inside(onnx.load(folder / "float.onnx"), nodes=nodes, tensors=tensors)
+    onnx.save(other, tmp_path / "other.onnx")
+    found = diff(tmp_path / "other.onnx", folder / made, folder / "in.npz")
+    assert found.culprit is None
+    assert [note for note in found.notes if "names its operators otherwise" in note]
+    as_named = diff(folder / "float.onnx", folder / made, folder / "in.npz")
+    assert [(s.tensor, s.own, s.total) for s in found.layers] == [(s.tensor, s.own, s.total) for s in as_named.layers]
+
+
+def test_wrong_weights_are_named_whatever_the_file_calls_them(folder, tmp_path):
+    onnx.save(renamed_inside(onnx.load(folder / "float.onnx")), tmp_path / "other.onnx")
+    found = diff(tmp_path / "other.onnx", folder / "wrong.onnx", folder / "in.npz")
+    assert found.culprit is not None
+    assert (found.culprit.kind, found.culprit.op) == ("layout", wrong_operator(folder))
+
+
+def test_integer_operators_are_looked_into(folder):
+    """Each as the pairs of the same scheme, whose numbers are the same."""
+    found = diff(folder / "float.onnx", folder / "fused.onnx", folder / "in.npz")
+    pairs = diff(folder / "float.onnx", folder / "int8.onnx", folder / "in.npz")
+    assert (found.culprit, found.notes) == (None, ())
+    assert [s.total for s in found.layers] == [s.total for s in pairs.layers]
+
+
+def test_two_artifacts_of_integer_operators(folder):
+    found = diff(folder / "fused.onnx", folder / "fused.onnx", folder / "in.npz")
+    assert (found.culprit, found.answers.max_error) == (None, 0)
+
+
+def test_wrong_weights_of_an_integer_operator_are_named(folder, tmp_path):
+    wrong = onnx.load(folder / "fused.onnx")
+    node = [node for node in wrong.graph.node if node.op_type == "QLinearConv"][1]
+    tensor = next(t for t in wrong.graph.initializer if t.name == node.input[3])
+    swapped = np.ascontiguousarray(numpy_helper.to_array(tensor).swapaxes(2, 3))
+    tensor.CopyFrom(numpy_helper.from_array(swapped, tensor.name))
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    found = diff(folder / "float.onnx", tmp_path / "wrong.onnx", folder / "in.npz")
+    assert found.culprit is not None
+    assert (found.culprit.kind, found.culprit.op) == ("layout", node.name)
+    assert sum(bool(layer.findings) for layer in found.layers) == 1
+
+
+def test_a_wrong_scale_of_an_integer_operator_is_named(folder, tmp_path):
+    wrong = onnx.load(folder / "fused.onnx")
+    node = [node for node in wrong.graph.node if node.op_type == "QLinearConv"][1]
+    given = next(t for t in wrong.graph.initializer if t.name == node.input[1])
+    wrong.graph.initializer.append(numpy_helper.from_array(2 * numpy_helper.to_array(given), "twice"))
+    node.input[1] = "twice"
+    onnx.save(wrong, tmp_path / "wrong.onnx")
+    found = diff(folder / "float.onnx", tmp_path / "wrong.onnx", folder / "in.npz")
+    assert found.culprit is not None
+    assert found.culprit.kind == "scale"
+    assert found.culprit.op.startswith(f"{node.name}::")
 
 
 def test_two_models_are_no_pair(folder, tmp_path):
