@@ -39,7 +39,6 @@ from pipeline.run import run_node  # noqa: E402
 from pipeline.stage import Work  # noqa: E402
 from pipeline.stages.qat import Qat  # noqa: E402
 from pipeline.store import Store  # noqa: E402
-from pipeline.training_settings import settings_of  # noqa: E402
 from targets.onnx_equalization import channels_of, pairs_of, rescale_channels  # noqa: E402
 from targets.onnx_float import FloatGraph  # noqa: E402
 from targets.onnx_graph import refusing  # noqa: E402
@@ -143,7 +142,7 @@ def cases(
                 work = Work(folder, folder / "made", recipe.folder, nullcontext, lambda _fraction, _text: None)
                 lesson = Distillation.load(recipe.task, data, artifacts["predict"])
                 outcome = recover(
-                    *(made, on_validation, lesson, settings_of(Qat(epochs=epochs)), work),
+                    *(made, on_validation, lesson, Qat(epochs=epochs), work),
                     min_drop=LOST,
                     max_drop=float("inf"),
                 )

@@ -1,11 +1,14 @@
 """report.html and index.html: one file each, opened offline, without scripts."""
 
+import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calibration.errors import InputError
 from pipeline.report import text, view
 from pipeline.report.record import Report, dumps
 
@@ -25,10 +28,22 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
 
 
 def write_index(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Writes one table over the devices of a build, each linked to DEVICE/report.html beside `path`."""
+    """Writes one table over the devices of a build, each linked to DEVICE/report.html beside `path`.
+
+    Devices whose reports lie there from earlier builds follow, and are said to be so; those of another schema do not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [view.row(Report.from_json(report)) for report in reports]
+    rows += [view.row(report, earlier=True) for report in _earlier(path.parent, {r["device"] for r in reports})]
     write(path, environment().get_template("index.html.j2").render(recipe=reports[0]["recipe"], rows=rows))
+
+
+def _earlier(folder: Path, built: set[str]) -> Iterator[Report]:
+    for file in sorted(folder.glob("*/report.json")):
+        if file.parent.name not in built:
+            # What an older or newer version wrote, or a disk damaged, is no reason to fail a build of other devices.
+            with suppress(InputError, ValueError):
+                yield Report.from_json(json.loads(file.read_text(encoding="utf-8")))
 
 
 def render(report: Mapping[str, Any]) -> str:

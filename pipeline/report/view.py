@@ -112,13 +112,13 @@ def page(r: Report) -> Page:
     )
 
 
-def row(r: Report) -> dict[str, str]:
-    """One device in the index."""
+def row(r: Report, *, earlier: bool = False) -> dict[str, str]:
+    """One device in the index. earlier: the report is not of the build that writes the index."""
     latency = r.ratios.latency_p50 if r.ratios else None
     artifact = r.artifact
     return {
         "device": r.device,
-        "target": r.target,
+        "target": f"{r.target}, of an earlier build" if earlier else r.target,
         "status": r.status or "refused",
         "verdict": "refused" if r.refusal else r.verdict,
         "accuracy": text.metric(r.accuracy.artifact, r.accuracy.unit) if r.accuracy else "",

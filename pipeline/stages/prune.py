@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from calibration.errors import InputError
+from pipeline.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,48 +14,35 @@ if TYPE_CHECKING:
     from pipeline.model import ModelRecord
     from pipeline.stage import Work
     from pipeline.task import Task
-    from pipeline.training_settings import TrainingSettings
 
 # What the importance is estimated from: enough that another draw cuts nearly the same channels.
 IMPORTANCE_BATCHES, IMPORTANCE_BATCH_SIZE = 32, 16
 
 
 @dataclass(frozen=True)
-class Prune:
+class Prune(TrainingSettings):
     """macs: the share of multiply-accumulates that stays, reached from below. round_to: widths are multiples of it.
 
-    The rest as in distill: the recovery learns from the teacher's answers too, by default at a third of the learning
-    rate of the training before. 0 epochs leave the recovery out.
+    The rest is of TrainingSettings: the recovery learns from the teacher's answers too, by default at a third of the
+    learning rate of the training before. 0 epochs leave the recovery out.
     """
 
     macs: float = 0.7
     round_to: int = 8
     epochs: int = 2
-    temperature: float = 4.0
-    label_weight: float = 0.1
-    optimizer: Literal["adamw", "sgd", "lamb"] = "adamw"
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    batch_size: int = 128
-    warmup_share: float = 0.1
-    clip_norm: float = 1.0
-    patience: int | None = None
-    seed: int = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     takes: ClassVar = ("task", "data", "logits", "model")
     gives: ClassVar = "model"
     distributions: ClassVar = ("torch", "torch-pruning", "transformers", "safetensors")
     revision: ClassVar = 1
+    least_epochs: ClassVar = 0
 
     def __post_init__(self) -> None:
-        from pipeline.training_settings import check
-
         if not 0 < self.macs < 1:
             raise InputError(f"macs: {self.macs:g} is not between 0 and 1", "give the share that stays, as 0.7")
         if self.round_to < 1:
             raise InputError(f"round_to: {self.round_to} is less than 1", "give 8, or 1 for any width")
-        check(self, least_epochs=0)
+        super().__post_init__()
 
     def __call__(self, work: "Work", *, task: "Task", data: Path, logits: Path, model: Path) -> None:
         from pipeline.distillation import Distillation
@@ -73,15 +61,12 @@ class Prune:
             record = replace(record, history=(*record.history, {"stage": "prune", **done}))
         save_model(module, record, work.out, config=pruned / "config")
 
-    def _recovery(self, record: "ModelRecord") -> "TrainingSettings":
+    def _recovery(self, record: "ModelRecord") -> TrainingSettings:
         """The settings; without a learning rate of its own, a third of what the model was trained with before."""
-        from pipeline.training_settings import settings_of
-
-        settings = settings_of(self)
         before = record.history[-1]["settings"] if record.history else None
         if self.learning_rate is None and before is not None and before["optimizer"] == self.optimizer:
-            return replace(settings, learning_rate=before["learning_rate"] / 3)
-        return settings
+            return replace(self, learning_rate=before["learning_rate"] / 3)
+        return self
 
     def _cut(
         self, lesson: "Distillation", module: "nn.Module", record: "ModelRecord", work: "Work", config: Path
@@ -95,11 +80,10 @@ class Prune:
         from pipeline.edits import channels_edit, structure
         from pipeline.model import save_model
         from pipeline.pruning import Costs, choose, taylor_importance
-        from pipeline.training_settings import settings_of
 
         inputs = lesson.samples.batch(torch.arange(min(4, len(lesson.samples))))
         groups = find_groups(module, inputs, self.round_to)
-        losses = lesson.losses(module, settings_of(self), IMPORTANCE_BATCH_SIZE, IMPORTANCE_BATCHES)
+        losses = lesson.losses(module, self, IMPORTANCE_BATCH_SIZE, IMPORTANCE_BATCHES)
         cuts = choose(Costs(module, inputs, groups), taylor_importance(module, inputs, groups, losses), self.macs)
         before = structure(module)
         cut(module, inputs, groups, cuts)

@@ -2,11 +2,12 @@
 
 import json
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from calibration.errors import InputError
+from pipeline.training_settings import TrainingSettings
 
 if TYPE_CHECKING:
     from pipeline.quantization_aware_training import Outcome
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Qat:
+class Qat(TrainingSettings):
     """Trains weights and scales of the Q/DQ graph that quantize chose, on the teacher's answers and the labels.
 
     min_drop: points of the metric on the validation split; where calibration lost no more, nothing is trained.
-    The rest as in distill.
+    The rest is of TrainingSettings.
 
     Writes a package with the same graph and the trained numbers, or the package as it was where training is not needed,
     not possible, or no better in the runtime; and choice.json, which says which and why.
@@ -32,19 +33,9 @@ class Qat:
 
     min_drop: float = 0.3
     epochs: int = 2
-    temperature: float = 4.0
-    label_weight: float = 0.1
-    optimizer: Literal["adamw", "sgd", "lamb"] = "adamw"
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    batch_size: int = 128
-    warmup_share: float = 0.1
-    clip_norm: float = 1.0
-    patience: int | None = None
-    seed: int = 0
-
     # In fewer bits the module would round otherwise than the runtime does.
-    precision: ClassVar = "float32"
+    precision: Literal["float32"] = field(default="float32", init=False)
+
     takes: ClassVar = ("task", "data", "logits", "model", "package", "route")
     gives: ClassVar = "package"
     distributions: ClassVar = ("torch", "onnx")
@@ -53,11 +44,9 @@ class Qat:
     follows: ClassVar = "quantize"
 
     def __post_init__(self) -> None:
-        from pipeline.training_settings import check
-
         if not 0 <= self.min_drop < float("inf"):
             raise InputError(f"min_drop: {self.min_drop:g} is not 0 or above", "give points, such as 0.3")
-        check(self)
+        super().__post_init__()
 
     def __call__(
         self, work: "Work", *, task: "Task", data: Path, logits: Path, model: Path, package: Path, route: "Device"
@@ -68,7 +57,6 @@ class Qat:
         from pipeline.model import ModelRecord
         from pipeline.quantization_aware_training import Runtime, recover
         from pipeline.stages.quantize import TRAINABLE
-        from pipeline.training_settings import settings_of
         from targets.target import ModelPackage
 
         if "onnx" in ModelRecord.load(model).source:
@@ -84,7 +72,7 @@ class Qat:
                 ModelPackage.load(package / TRAINABLE if trainable else package),
                 Runtime(task, validation, route, work.recipe_folder, Path(folder), accuracy),
                 Distillation.load(task, data, logits),
-                settings_of(self),
+                self,
                 work,
                 min_drop=self.min_drop,
                 max_drop=trainable["max_drop"] if trainable else float("inf"),

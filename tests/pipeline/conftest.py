@@ -161,7 +161,6 @@ def teacher(
     from pipeline.samples import Samples
     from pipeline.stages.distill import Distill
     from pipeline.training import train
-    from pipeline.training_settings import settings_of
     from pipeline.weights import write_weights
 
     torch.set_num_threads(1)
@@ -172,7 +171,7 @@ def teacher(
         task,
         Samples(load_split(data, "train"), settings),
         Samples(load_split(data, "validation"), settings),
-        settings_of(Distill(epochs=2, batch_size=32)),
+        Distill(epochs=2, batch_size=32),
     )
     write_weights(module, recipe_folder / "teacher.safetensors")
     out = tmp_path_factory.mktemp("teacher")

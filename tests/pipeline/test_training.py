@@ -10,9 +10,8 @@ from pipeline.model import fresh_model
 from pipeline.samples import Samples
 from pipeline.stages.distill import Distill
 from pipeline.training import batch_loss, computes_in_bfloat16, evaluate, predict, train
-from pipeline.training_settings import settings_of
 
-SETTINGS = settings_of(Distill(epochs=2, batch_size=32, precision="float32"))
+SETTINGS = Distill(epochs=2, batch_size=32, precision="float32")
 
 
 @pytest.fixture(scope="module")

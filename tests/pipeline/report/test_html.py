@@ -238,6 +238,22 @@ def test_files_are_written_whole(tmp_path: Path):
     assert json.loads((folder / "report.json").read_text()) == report
 
 
+def test_the_index_keeps_the_devices_of_earlier_builds(tmp_path: Path):
+    first, second, *_ = (r | {"device": name} for name, r in REPORTS.items())
+    for report in (first, second):
+        write_report(report, tmp_path / report["device"])
+    for name, content in (("damaged", "{"), ("newer", json.dumps(second | {"schema": 99})), ("list", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(content)
+    write_index([first], tmp_path / "index.html")
+    page = (tmp_path / "index.html").read_text()
+    links = re.findall(r'href="([^"]+)/report.html"', page)
+    assert links == [first["device"], second["device"]]
+    assert read(page).count("of an earlier build") == 1
+    write_index([first, second], tmp_path / "index.html")
+    assert "of an earlier build" not in read((tmp_path / "index.html").read_text())
+
+
 def test_the_index_links_every_report(tmp_path: Path):
     reports = [r | {"device": name} for name, r in REPORTS.items()]
     write_index(reports, tmp_path / "index.html")
