@@ -17,6 +17,8 @@ LARGEST_STEPS = 112
 # values: outliers are clipped on purpose.
 CLIPPING_NOISE = 100.0
 CLIPPED_VALUES = 0.02
+# Of fewer, where what clipping takes leaves no more than this, dB: they are what the tensor consists of.
+TOO_MUCH_CLIPPED_DB = 15.0
 # Other samples than the calibration's reach a little farther: so few values are no range.
 FEW_VALUES = 8
 # A range that values fill to less than this share gives away three bits.
@@ -138,7 +140,9 @@ def wrong_range(values: np.ndarray, how: QuantizationParameters) -> tuple[Kind, 
     idle_low, idle_high = max(bottom - lowest, 0.0) / levels, max(highest - top, 0.0) / levels
     noise = float(np.mean(over**2 + under**2)) * 12
     symmetric = zero == how.scheme.middle
-    if noise > CLIPPING_NOISE and clipped.mean() > CLIPPED_VALUES and clipped.sum() > FEW_VALUES:
+    power = float(np.mean((steps - zero) ** 2)) * 12
+    many = clipped.mean() > CLIPPED_VALUES or 10 * np.log10(power / max(noise, 1e-12)) < TOO_MUCH_CLIPPED_DB
+    if noise > CLIPPING_NOISE and many and clipped.sum() > FEW_VALUES:
         if not symmetric and ((over.any() and idle_low > IDLE) or (under.any() and idle_high > IDLE)):
             return "zero point", f"{100 * clipped.mean():.1f}% of its values are clipped on one side, the other is idle"
         reach = max((top - zero) / max(highest - zero, 1), (zero - bottom) / max(zero - lowest, 1))

@@ -221,7 +221,7 @@ def diff(
 ) -> None:
     """Name the first operator of B whose result differs from A's by more than expected.
 
-    It exits with 3 where one does.
+    It exits with 3 where one does, or where the answers differ and what may be the reason could not be judged.
     """
     _begin(verbose, offline)
     from pipeline import diff as divergence
@@ -236,7 +236,7 @@ def diff(
         print_json(record(found))
     else:
         print_divergence(found)
-    raise typer.Exit(3 if found.culprit else 0)
+    raise typer.Exit(3 if found.differs else 0)
 
 
 @cache_app.command("ls")

@@ -1,7 +1,7 @@
 """What `edgewright diff` compares: a bundle or a file, its graph, and the tensors that are seen while it runs."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,46 @@ def read_artifact(path: Path, on: str = "local") -> Artifact:
     if path.suffix != ".onnx":
         raise InputError(f"{path}: not a model that can be compared", "give a bundle, an .onnx file or OpenVINO's .xml")
     return Artifact(path, ONNX, path.parent, (path.name,), OPTIONS, (), on)
+
+
+def check_feeds(feeds: Feeds, graph: "onnx.ModelProto | RuntimeModel", given: Path, file: Path) -> None:
+    """Raises InputError where a user's inputs, read from `file`, are not what the artifact `given` takes."""
+    ports = dict(_ports(graph))
+    for name, (kind, shape) in ports.items():
+        if name not in feeds[0]:
+            raise InputError(
+                f"{file}: there is no array {name}, which {given} takes; it has {', '.join(feeds[0])}",
+                f"give an array for each of {', '.join(ports)}, sample first",
+            )
+        array = feeds[0][name]
+        if array.dtype.name != kind:
+            raise InputError(f"{file}: {name} is {array.dtype.name}, {given} takes {kind}", f"save it as {kind}")
+        if len(array.shape) != len(shape) or any(d not in (None, n) for d, n in zip(shape, array.shape, strict=True)):
+            wanted = ", ".join("any" if d is None else str(d) for d in shape)
+            raise InputError(
+                f"{file}: a sample of {name} has the shape {list(array.shape)}, {given} takes [{wanted}]",
+                "give samples in the shape of the model's input, sample first",
+            )
+    for name in feeds[0]:
+        if not all(np.isfinite(feed[name]).all() for feed in feeds):
+            raise InputError(f"{file}: {name} has values that are not finite", "give samples without NaN and Inf")
+
+
+def _ports(graph: "onnx.ModelProto | RuntimeModel") -> "Iterator[tuple[str, tuple[str, list[int | None]]]]":
+    """Name -> element type and shape of each input; None for what is not fixed."""
+    if isinstance(graph, RuntimeModel):
+        for port in graph.model.inputs:
+            shape = [d.get_length() if d.is_static else None for d in port.get_partial_shape()]
+            yield port.get_any_name(), (np.dtype(port.get_element_type().to_dtype()).name, shape)
+        return
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    for port in graph.graph.input:
+        kind = port.type.tensor_type
+        shape = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+        if port.name not in weights:
+            yield port.name, (tensor_dtype_to_np_dtype(kind.elem_type).name, shape)
 
 
 def read_feeds(file: Path) -> tuple[dict[str, np.ndarray], ...]:

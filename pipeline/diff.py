@@ -10,7 +10,7 @@ import numpy as np
 
 from calibration.divergence import Difference, Finding, Layer, difference, first, joined
 from calibration.errors import InputError
-from pipeline.compared import ONNX, OPTIONS, Artifact, Feeds, read_artifact, read_feeds, watch
+from pipeline.compared import ONNX, OPTIONS, Artifact, Feeds, check_feeds, read_artifact, read_feeds, watch
 from pipeline.onnx_graph import rename
 from targets.device.tensors import tensors
 from targets.onnx_as_pairs import in_pairs
@@ -33,12 +33,22 @@ if TYPE_CHECKING:
 SCHEMA = 1
 # More samples say little more of which operator is wrong, and every tensor of each is held.
 SAMPLES = 8
+# Of B's layers: with fewer whose weights are like A's, the two are not of one model.
+ENOUGH_ALIKE = 0.5
+# Operators that a note lists; all are in the JSON.
+MENTIONED = 8
+# What int8 may leave of the answers, dB, before operators that are not judged make it no verdict at all.
+UNEXPLAINED_DB = 15.0
 QUANTIZED_REFERENCE = "A is quantized itself: where its quantizer changed the graph, compare both with the float model"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `edgewright diff` says. answers: B's outputs against A's; notes: what limits what it says."""
+    """What `edgewright diff` says.
+
+    answers: B's outputs against A's. notes: what limits what it says. unknown: names of B's operators that were not
+    found in A, and so are judged by B's own graph alone.
+    """
 
     a: Artifact
     b: Artifact
@@ -46,11 +56,21 @@ class Comparison:
     layers: tuple[Layer, ...]
     answers: Difference
     notes: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
     @property
     def culprit(self) -> Finding | None:
         """The first finding in topological order."""
         return first(self.layers)
+
+    @property
+    def differs(self) -> bool:
+        """Whether an operator is wrong, or the answers are and operators that may be the reason were not judged."""
+        return self.culprit is not None or self.unexplained
+
+    @property
+    def unexplained(self) -> bool:
+        return self.culprit is None and bool(self.unknown) and self.answers.sqnr_db < UNEXPLAINED_DB
 
 
 def diff(a: Path, b: Path, given: Path | None = None, on_a: str = "local", on_b: str = "local") -> Comparison:
@@ -74,6 +94,9 @@ def _compare(first_: Artifact, second: Artifact, given: Path | None) -> Comparis
     feeds = tuple(feeds)[:SAMPLES]
     notes: list[str] = []
     graph_a, graph_b = first_.read(), second.read()
+    if given:
+        check_feeds(feeds, graph_a, a, given)
+        check_feeds(feeds, graph_b, b, given)
     plain_a, plain_b = first_.run(feeds), second.run(feeds)
     names = sorted(plain_a[0].keys() & plain_b[0].keys())
     if not names:
@@ -92,13 +115,14 @@ def _compare(first_: Artifact, second: Artifact, given: Path | None) -> Comparis
         if isinstance(graph_b, RuntimeModel):
             layers = _openvino_layers(reference, second, graph_b, feeds, plain_b, notes)
         else:
+            reference = _under_names_of(graph_b, reference, notes)
             layers = _onnx_layers(reference, second, graph_b, feeds, plain_b, notes)
     except session_errors() as error:
         raise InputError(
             f"{a} does not compute what {b} does: {str(error).splitlines()[0]}", "give two artifacts of one model"
         ) from error
     answers = difference(_flat(plain_a, names), _flat(plain_b, names))
-    return Comparison(first_, second, len(feeds), tuple(layers), answers, tuple(notes))
+    return Comparison(first_, second, len(feeds), tuple(layers), answers, tuple(notes), tuple(reference.unknown))
 
 
 def _named_alike(a: Artifact, b: Artifact, folder: Path) -> tuple[Artifact, Artifact]:
@@ -157,20 +181,32 @@ def _look_into_reference(
     return Reference(graph, float_reference(graph), _expected(graph, seen))
 
 
-def _under_names_of(graph: "onnx.ModelProto", reference: Reference, notes: list[str], *, fused: bool) -> Reference:
+def _under_names_of(given: "onnx.ModelProto", reference: Reference, notes: list[str]) -> Reference:
     """A float reference under the names of an artifact where names do not say which operator is which.
 
-    fused: the artifact has integer operators, whose writer calls what a ReLU gave by the name of what it took.
+    Raises InputError where hardly any of the artifact's weights are the reference's.
     """
-    if reference.in_float is None or reference.quantized:
+    if reference.graph is None or reference.in_float is None or reference.quantized:
         return reference
-    if not share_names(reference.in_float, graph):
+    graph = in_pairs(given)
+    # As the quantizers prepare it, and as it is: not every artifact was made of a graph that was prepared.
+    forms = [reference.in_float, reference.graph]
+    named = [form for form in forms if share_names(form, graph)]
+    # Who writes integer operators calls what a ReLU gave by the name of what it took.
+    if named and graph is given:
+        return replace(reference, in_float=named[0])
+    found = min((renamed(form, graph) for form in named or forms), key=lambda each: len(each.unknown))
+    if not named:
         notes.append("A names its operators otherwise than B: they were found by what they read, and by their weights")
-    elif not fused:
-        return reference
-    found = renamed(reference.in_float, graph)
+        if found.alike < ENOUGH_ALIKE:
+            raise InputError(
+                f"{100 * (1 - found.alike):.0f}% of B's layers have weights like none of A's",
+                "give two artifacts of one model",
+            )
     if found.unknown:
-        notes.append(f"not found in A, and judged by B's own graph alone: {', '.join(found.unknown)}")
+        more = len(found.unknown) - MENTIONED
+        listed = ", ".join(found.unknown[:MENTIONED]) + (f" and {more} more" if more > 0 else "")
+        notes.append(f"not found in A, and judged by B's own graph alone: {listed}")
     seen = [{found.names.get(name, name): array for name, array in sample.items()} for sample in reference.seen]
     return replace(reference, in_float=found.model, seen=seen, unknown=found.unknown)
 
@@ -187,8 +223,7 @@ def _onnx_layers(
         graph = with_unsigned_activations(graph)
     seen = watch(artifact, graph, feeds)
     _say_changes(notes, "B", plain, seen)
-    pairs = in_pairs(graph)
-    reference, graph = _under_names_of(pairs, reference, notes, fused=pairs is not graph), pairs
+    graph = in_pairs(graph)
     like = graph if reference.graph is None else reference.graph
     if reference.quantized and like != graph:
         notes.append(QUANTIZED_REFERENCE)
@@ -247,13 +282,17 @@ def _expected(graph: "onnx.ModelProto", seen: list[dict[str, np.ndarray]]) -> li
 
 def _say_changes(notes: list[str], name: str, plain: Feeds, watched: Feeds) -> None:
     """Whether looking at inner tensors, which keeps a runtime from fusing over them, changed the answers."""
-    names = sorted(plain[0].keys() & watched[0].keys())
-    change = difference(_flat(plain, names), _flat(watched, names))
+    change = _change(plain, watched)
     if change.relative > 1e-4:
         notes.append(
             f"looking into {name} changed its answers ({change.sqnr_db:.1f} dB): its runtime fuses operators otherwise "
             "when their results are looked at"
         )
+
+
+def _change(plain: Feeds, other: Feeds) -> Difference:
+    names = sorted(plain[0].keys() & other[0].keys())
+    return difference(_flat(plain, names), _flat(other, names))
 
 
 def _flat(run: Feeds, names: Sequence[str]) -> np.ndarray:

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from targets.onnx_matching import SUFFIX
+from targets.onnx_matching import INTEGERS, SUFFIX
 
 if TYPE_CHECKING:
     import onnx
-
-# What ONNX Runtime's quantizer calls the integers of a tensor.
-INTEGERS = "_quantized"
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,8 @@ def compare(
     rescaled = as_rounded(reference, graph)
     if rescaled is not None:
         reference, expected = rescaled, seen_of(rescaled, expected)
-    sides = Sides(QuantizedGraph(reference), graph, expected, found)
-    should = Expected(sides, meant, frozenset(unknown))
+    sides = Sides(QuantizedGraph(reference), graph, expected, found, frozenset(unknown))
+    should = Expected(sides, meant)
     constants = Constants(sides, should, rounded or {})
     outputs, parameters = Outputs(sides, should, saturates), Parameters(sides, should, constants)
     layers = list(Comparison(sides, should, constants, outputs, parameters).layers())

@@ -17,13 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Expected:
-    """said: what the artifact's own graph says, where it was computed elsewhere. unknown: names of its nodes whose
-    results are not held against the reference's.
-    """
+    """said: what the artifact's own graph says, where it was computed elsewhere."""
 
     sides: Sides
     said: Mapping[str, np.ndarray] | None
-    unknown: frozenset[str]
 
     @cached_property
     def targets(self) -> dict[str, np.ndarray]:
@@ -43,7 +40,7 @@ class Expected:
     def is_unknown(self, name: str) -> bool:
         activation = self.sides.artifact.activations.get(name)
         nodes = {self.sides.artifact.nodes[index].name for index in self.sides.segment_of(name)}
-        return bool(self.unknown & (nodes | {activation.op} if activation else nodes))
+        return bool(self.sides.unknown & (nodes | {activation.op} if activation else nodes))
 
     def _run_reference(self, outputs: list[str], *, biased: bool = True) -> list[dict[str, np.ndarray]]:
         """The reference with the artifact's constants, each operator given what the artifact's had.

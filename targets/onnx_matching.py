@@ -13,6 +13,8 @@ from targets.onnx_taps import ACTIVATIONS, MOVES, float_names
 Run = Sequence[Mapping[str, np.ndarray]]
 
 SUFFIX = "_QuantizeLinear_Input"
+# What ONNX Runtime's quantizer adds to the name of a tensor for its integers.
+INTEGERS = "_quantized"
 # What quantizers add to the name of an operator that they replace.
 RENAMED = "_quant"
 # Operators of the dynamic quantizer -> which of their inputs is a constant in integers.
@@ -25,12 +27,16 @@ FOLLOWING = ("Add", "Sub", "Mul", "Div", "Gelu", "Erf", "Cast")
 
 @dataclass
 class Sides:
-    """Both graphs, and of each sample, name -> array of all tensors that were looked at, the inputs among them."""
+    """Both graphs, and of each sample, name -> array of all tensors that were looked at, the inputs among them.
+
+    unknown: names of the artifact's nodes that are none of the reference's, or whose results are not what it says.
+    """
 
     reference: QuantizedGraph
     artifact: QuantizedGraph
     expected: Run
     found: Run
+    unknown: frozenset[str] = frozenset()
 
     @cached_property
     def seen(self) -> list[str]:
@@ -77,7 +83,7 @@ class Sides:
         # What was put between a result and its quantizer; not what a quantizer itself moves into weights.
         while (index := self.artifact.producer.get(sources[-1])) is not None and index not in self.counterparts:
             node = self.artifact.nodes[index]
-            if node.op_type in (*PAIR, "Mul") or node.input[0] in self.artifact.reads:
+            if node.op_type in (*PAIR, "Mul") or node.input[0] in self.artifact.reads or node.name in self.unknown:
                 break
             sources.append(node.input[0])
         names = (*sources, *(s.removesuffix(SUFFIX) for s in sources), *(r.output for r in activation.readers))
@@ -178,12 +184,14 @@ class Sides:
         for node in self.artifact.nodes:
             if node.op_type not in READS_INTEGERS:
                 continue
-            name = node.input[READS_INTEGERS[node.op_type]].removesuffix("_quantized")
+            name = node.input[READS_INTEGERS[node.op_type]].removesuffix(INTEGERS)
             integers, scale, zero = (
-                self.artifact.arrays.get(f"{name}{end}") for end in ("_quantized", "_scale", "_zero_point")
+                self.artifact.arrays.get(f"{name}{end}") for end in (INTEGERS, "_scale", "_zero_point")
             )
             expected = self.reference.arrays.get(name)
             if expected is None or integers is None or scale is None or zero is None:
+                continue
+            if expected.size != integers.size:  # another constant that an exporter gave the same number
                 continue
             step, axis = scale.astype(np.float64), -1
             if node.op_type == "ConvInteger" and scale.size > 1:
@@ -200,7 +208,7 @@ def _dequantized(activation: Activation, seen: Mapping[str, np.ndarray]) -> np.n
     """The float values of integers; of those that are quantized sample by sample, by the scale that was computed."""
     if activation.how is not None:
         return dequantize(seen[activation.key], activation.how, activation.axis)
-    stem = activation.key.removesuffix("_quantized")
+    stem = activation.key.removesuffix(INTEGERS)
     scale, zero = seen.get(f"{stem}_scale"), seen.get(f"{stem}_zero_point")
     if scale is None or zero is None:
         return seen[activation.key].astype(np.float32)

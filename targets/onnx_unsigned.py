@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from targets.onnx_products import optimized
+
 if TYPE_CHECKING:
     import onnx
 
@@ -15,10 +17,12 @@ def with_unsigned_activations(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """The same values in other integers; names stay.
 
     Where an activation's integers are looked at, the runtime leaves them as they are and takes other kernels: those of
-    signed activations clip nothing. With integers that are unsigned already it takes the ones that it ships with.
+    signed activations clip nothing. With integers that are unsigned already it takes the ones that it ships with. It
+    does not make all of them so; which, the optimized graph shows, where those that stay have their names.
     """
     import onnx
 
+    stay = {name for node in optimized(model).graph.node for name in node.output}
     made = onnx.ModelProto()
     made.CopyFrom(model)
     arrays = {tensor.name: tensor for tensor in made.graph.initializer}
@@ -30,6 +34,8 @@ def with_unsigned_activations(model: "onnx.ModelProto") -> "onnx.ModelProto":
         pair = [node, *readers.get(node.output[0], [])]
         zero = arrays.get(node.input[2]) if node.op_type == "QuantizeLinear" and len(node.input) > 2 else None
         if zero is None or zero.data_type != onnx.TensorProto.INT8 or node.input[0] in arrays:
+            continue
+        if node.output[0] in stay:
             continue
         if any(reader.op_type != "DequantizeLinear" or len(reader.input) < 3 for reader in pair[1:]):
             continue

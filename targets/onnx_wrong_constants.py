@@ -12,11 +12,13 @@ from calibration.fault_evidence import wrong_constant
 from calibration.quantization import dequantize, quantize
 from targets.onnx_expected import Expected
 from targets.onnx_integers import Constant
-from targets.onnx_matching import READS_INTEGERS, Sides
+from targets.onnx_matching import INTEGERS, READS_INTEGERS, Sides
 
 if TYPE_CHECKING:
     import onnx
 
+# What gives the same values in another shape.
+SHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 # A correction is as large as the errors that it makes up for; quantizers measure these on other samples, and roughly.
 CORRECTED = 2.0
 # Cosine of weights before and after some training; of unrelated ones it is about 0.
@@ -71,13 +73,26 @@ class Constants:
 
     def _wiring_findings(self, node: "onnx.NodeProto", wanted: str, read: str | None) -> list[Finding]:
         reads = self.sides.tensor_of(read) if read else None
-        if reads is None or reads == wanted or wanted not in self.sides.known:
+        if reads is None or reads in self._as_good_as(wanted) or wanted not in self.sides.known:
+            return []
+        if self.sides.unknown and self.sides.reference.producer.get(wanted, -1) not in (-1, *self.sides.matched):
+            # What gives it here was not found in the artifact: it may well be what is read.
             return []
         if wanted in self.sides.expected[0] and reads in self.sides.expected[0]:
             wants, has = (joined([sample[n] for sample in self.sides.expected]) for n in (wanted, reads))
             if wants.shape == has.shape and not differs_in_float(wants, has):
                 return []
         return [Finding("layout", node.name, wanted, f"it reads {reads}, the reference's reads {wanted}")]
+
+    def _as_good_as(self, tensor: str) -> set[str]:
+        """A tensor of the reference, and those that it is another shape of, by operators that the artifact lacks."""
+        found, graph = {tensor}, self.sides.reference
+        while (index := graph.producer.get(tensor)) is not None and index not in self.sides.matched:
+            if graph.nodes[index].op_type not in SHAPES:
+                break
+            tensor = graph.nodes[index].input[0]
+            found.add(tensor)
+        return found
 
     def _wrong_constant(self, node: "onnx.NodeProto", position: int, name: str, constant: Constant) -> list[Finding]:
         expected = self._meant(node, position, name)
@@ -106,7 +121,7 @@ class Constants:
         return expected / smooth.reshape(shape)
 
     def _integer_weights(self, node: "onnx.NodeProto") -> list[Finding]:
-        name = node.input[READS_INTEGERS[node.op_type]].removesuffix("_quantized")
+        name = node.input[READS_INTEGERS[node.op_type]].removesuffix(INTEGERS)
         constant = self.sides.integer_constants.get(name)
         if constant is None:
             return []

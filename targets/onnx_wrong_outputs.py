@@ -137,9 +137,15 @@ def _ends(how: QuantizationParameters) -> tuple[float, float]:
 
 
 def _attributes(node: "onnx.NodeProto") -> dict[str, Any]:
+    """With those that are left out because they are the standard's defaults."""
     import onnx
 
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    stated = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    if node.domain or not onnx.defs.has(node.op_type):
+        return stated
+    standard = onnx.defs.get_schema(node.op_type).attributes
+    defaults = {name: a.default_value for name, a in standard.items() if a.default_value.name}
+    return {name: onnx.helper.get_attribute_value(value) for name, value in defaults.items()} | stated
 
 
 def _unlike_attributes(ours: "onnx.NodeProto", theirs: "onnx.NodeProto") -> str:

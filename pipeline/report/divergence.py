@@ -39,9 +39,10 @@ def record(found: "Comparison") -> dict[str, Any]:
         "a": _side(found.a),
         "b": _side(found.b),
         "samples": found.samples,
-        "differs": culprit is not None,
+        "differs": found.differs,
         "first": None if culprit is None else asdict(culprit) | {"next_step": NEXT_STEPS[culprit.kind]},
         "answers": _figures(found.answers),
+        "not_judged": list(found.unknown),
         "layers": [
             {
                 "tensor": layer.tensor,
@@ -72,10 +73,17 @@ def _figures(found: Difference | None) -> dict[str, float | None] | None:
 
 def headline(found: "Comparison") -> str:
     """The answer in one line."""
-    culprit = found.culprit
+    culprit, unknown = found.culprit, len(found.unknown)
+    if found.unexplained:
+        return f"the answers differ by more than int8 explains; {_not_found(unknown)}, which may be the reason"
     if culprit is None:
-        return "nothing that is judged differs by more than expected"
+        left = f"; {_not_found(unknown)}" if unknown else ""
+        return f"nothing that is judged differs by more than expected{left}"
     return f"first to differ by more than expected: {culprit.op} ({culprit.kind})"
+
+
+def _not_found(operators: int) -> str:
+    return f"{operators} operator{'s' if operators > 1 else ''} of B could not be found in A"
 
 
 def print_divergence(found: "Comparison", file: "IO[str] | None" = None) -> None:
@@ -109,7 +117,7 @@ def print_divergence(found: "Comparison", file: "IO[str] | None" = None) -> None
             Text(marked, style="bold red" if layer is first else "red"),
         )
     console.print(table)
-    console.print(Text(headline(found), style="red" if found.culprit else "green"))
+    console.print(Text(headline(found), style="red" if found.differs else "green"))
     if found.culprit is not None:
         console.print(Text(f"  tensor {found.culprit.tensor}: {found.culprit.why}"))
         console.print(Text(f"  next: {NEXT_STEPS[found.culprit.kind]}"))

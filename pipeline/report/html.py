@@ -40,10 +40,11 @@ def write_index(reports: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def _earlier(folder: Path, built: set[str]) -> Iterator[Report]:
     for file in sorted(folder.glob("*/report.json")):
-        if file.parent.name not in built:
-            # What an older or newer version wrote, or a disk damaged, is no reason to fail a build of other devices.
-            with suppress(InputError, ValueError):
-                yield Report.from_json(json.loads(file.read_text(encoding="utf-8")))
+        # What an older or newer version wrote, or a disk damaged, is no reason to fail a build of other devices.
+        with suppress(InputError, ValueError):
+            report = Report.from_json(json.loads(file.read_text(encoding="utf-8")))
+            if report.device == file.parent.name and report.device not in built:
+                yield report
 
 
 def render(report: Mapping[str, Any]) -> str:

@@ -118,7 +118,8 @@ def row(r: Report, *, earlier: bool = False) -> dict[str, str]:
     artifact = r.artifact
     return {
         "device": r.device,
-        "target": f"{r.target}, of an earlier build" if earlier else r.target,
+        "target": r.target,
+        "earlier": "of an earlier build" if earlier else "",
         "status": r.status or "refused",
         "verdict": "refused" if r.refusal else r.verdict,
         "accuracy": text.metric(r.accuracy.artifact, r.accuracy.unit) if r.accuracy else "",
