@@ -60,15 +60,15 @@ def _likenesses(
     x: np.ndarray, y: np.ndarray, step: np.ndarray, allowed: np.ndarray, axis: int | None
 ) -> Iterator[tuple[Kind, str]]:
     """What makes y of x, the simplest first."""
-    integers = step.all() and _same_values(np.rint(x / step), np.rint(y / step), np.zeros(()))
-    if integers or _same_values(x, y, allowed):
-        yield "layout", "its values are the reference's, at other places"
     gain, along = _gains(x, y, allowed)
     if gain is not None and along is not None:
         if axis is not None and along not in (axis % x.ndim, -1):
             yield "layout", f"its scales lie along axis {along}, not {axis % x.ndim}"
         off = gain[np.abs(gain - 1) > 1e-3]
         yield "scale", f"{off.size} of its {gain.size} scales are off, by up to {_farthest(off):.4g} times"
+    integers = step.all() and _same_values(np.rint(x / step), np.rint(y / step), np.zeros(()))
+    if integers or _same_values(x, y, allowed):
+        yield "layout", "its values are the reference's, at other places"
     shift = _shifts(x, y, allowed, axis)
     if shift is not None:
         steps = f" ({np.abs(shift).max() / step.min():.3g} steps)" if step.all() else ""

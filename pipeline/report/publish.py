@@ -101,7 +101,8 @@ def assemble(
         if "choice.json" in run.record.files:
             choice = json.loads((artifact / "choice.json").read_text())
         if "audit.json" in run.record.files:
-            notes += json.loads((artifact / "audit.json").read_text("utf-8"))["notes"]
+            audit = json.loads((artifact / "audit.json").read_text("utf-8"))
+            notes += [f"calibration: {note}" for note in audit["notes"]]
     known = {key: value for key, value in measured.items() if key not in PRIVATE}
     stages = tuple(
         StageRecord(
@@ -131,7 +132,7 @@ def assemble(
             "choice": choice["choice"],
             "sensitivities": choice.get("sensitivities", []),
             "clipping": choice.get("clipping"),
-            "notes": notes,
+            "notes": [*notes, *(f"accuracy: {note}" for note in measured.get("notes", []))],
             "tools": dict(sorted(tools.items())),
         }
     )

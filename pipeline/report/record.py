@@ -198,7 +198,7 @@ class Refusal:
 class Report:
     """One device's build. `status` and `choice` are None where the build was refused before they were settled.
 
-    notes: what the user should know of the calibration samples, a sentence each.
+    notes: what the user should know of the calibration samples and the teacher, a sentence each.
     """
 
     recipe: str

@@ -49,7 +49,7 @@ def print_table(
             why = report["chosen"]["why"]
             console.print(f"{report['device']} stays float: {why}", soft_wrap=True, markup=False)
     for note in dict.fromkeys(note for report in reports for note in report.get("notes", ())):
-        console.print(f"note on calibration: {note}", soft_wrap=True, markup=False)
+        console.print(f"note on {note}", soft_wrap=True, markup=False)
     for report, path in zip(reports, html_paths, strict=True):
         console.print(f"{report['device']}: {path}", soft_wrap=True, markup=False)
 

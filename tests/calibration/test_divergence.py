@@ -128,6 +128,33 @@ def test_ranges_that_do_not_fit(kind, scale, shift):
     assert found[0] == kind
 
 
+def test_few_values_that_a_tensor_consists_of_must_not_be_clipped():
+    """A softmax: most of its values are near zero, and what it says is in the others."""
+    values = np.zeros(4000)
+    values[:60] = drawn(6, 60) ** 2 + 1
+    how = QuantizationParameters(UINT8, np.float32([values.max() / 255]), np.int32([0]))
+    assert wrong_range(values, how) is None
+    off = QuantizationParameters(UINT8, how.scale * np.float32(0.2), how.zero_point)
+    found = wrong_range(values, off)
+    assert found is not None
+    assert found[0] == "saturation"
+    outlier = np.abs(drawn(7, 4000))
+    outlier[:20] *= 3
+    assert wrong_range(outlier, fitted(np.abs(drawn(7, 4000)))) is None
+
+
+def test_one_scale_of_many_is_told_from_another_order():
+    """Among many weights those of one channel hardly change how all are distributed."""
+    weights = drawn(8, 64 * 27).reshape(64, 27)
+    step = np.abs(weights).max(axis=1, keepdims=True) / 127
+    integers = np.rint(weights / step)
+    wrong = step.copy()
+    wrong[3] *= 2
+    found = wrong_constant(weights, integers * wrong, wrong, 0)
+    assert found is not None
+    assert found[0] == "scale"
+
+
 def test_integers_read_otherwise_than_they_were_made():
     how = fitted(drawn(5, 50))
     assert unlike(how, how) is None
