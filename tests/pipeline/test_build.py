@@ -293,7 +293,7 @@ def test_what_the_audit_found_worth_knowing_is_told_and_reported(project: Path) 
     note = "there are 60 samples, 100 were asked for: what none of them reaches may be clipped"
     assert result.stdout.count(note) == 1
     device = project / "dist" / "tiny" / "host"
-    assert json.loads((device / "report.json").read_text())["notes"] == [note]
+    assert json.loads((device / "report.json").read_text())["notes"] == [f"calibration: {note}"]
     assert note in (device / "report.html").read_text()
 
 

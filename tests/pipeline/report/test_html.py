@@ -99,7 +99,8 @@ def test_what_takes_more_is_not_said_to_take_less():
 
 
 def test_notes_on_calibration_are_shown():
-    assert "Calibration: no sample is <b>." in read(render(REPORTS["fashion-host"] | {"notes": ["no sample is <b>"]}))
+    notes = ["calibration: no sample is <b>"]
+    assert "Note on calibration: no sample is <b>." in read(render(REPORTS["fashion-host"] | {"notes": notes}))
 
 
 def test_what_was_deferred_is_said():
