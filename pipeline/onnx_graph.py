@@ -41,8 +41,10 @@ def read_graph(path: Path) -> "onnx.ModelProto":
     return model
 
 
-def conform(model: "onnx.ModelProto", inputs: Mapping[str, tuple[str, tuple[int, ...]]], where: str) -> None:
+def conform(model: "onnx.ModelProto", inputs: Mapping[str, tuple[str, tuple[int, ...]]], where: str) -> int | None:
     """Gives a graph, in place, these input names and shapes with a free first axis "batch", and the output "logits".
+
+    Returns the number of samples that the graph was declared for; None where that was free.
 
     inputs: name -> (dtype, shape of one sample). A graph with one input takes whatever name; of several, the names must
     agree. Raises InputError where they do not, where it has not one output, or where its opset is too new.
@@ -70,6 +72,7 @@ def conform(model: "onnx.ModelProto", inputs: Mapping[str, tuple[str, tuple[int,
             "export the model with the logits alone",
         )
     rename(model, model.graph.output[0].name, "logits")
+    fixed = [axis.dim_value for port in ports for axis in port.type.tensor_type.shape.dim[:1] if axis.dim_value]
     for port in ports:
         dtype, shape = inputs[port.name]
         found = onnx.helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type).name
@@ -98,6 +101,7 @@ def conform(model: "onnx.ModelProto", inputs: Mapping[str, tuple[str, tuple[int,
     if answer not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
         kind = onnx.TensorProto.DataType.Name(answer).lower()
         raise InputError(f"{where}: its output is {kind}", "export it with the logits, in float32, as its output")
+    return fixed[0] if fixed else None
 
 
 def _refuse_other_size(port: "onnx.ValueInfoProto", shape: Sequence[int], where: str) -> None:

@@ -168,13 +168,21 @@ def _take_onnx(work: "Work", path: Path, batch: "dict[str, Any]", classes: int) 
     graph = read_graph(path)
     refuse_quantized(graph, str(path))
     inputs = _shapes(batch)
-    conform(graph, inputs, str(path))
+    fixed = conform(graph, inputs, str(path))
     onnx.save(graph, work.out / "model.onnx")
     _survives(work, path, batch)
-    output = run_graph(
-        session(work.out / "model.onnx", where=str(path)), {name: t.numpy() for name, t in batch.items()}
-    )
     samples = len(next(iter(batch.values())))
+    try:
+        output = run_graph(
+            session(work.out / "model.onnx", where=str(path)), {name: t.numpy() for name, t in batch.items()}
+        )
+    except InputError as error:
+        if fixed is None:
+            raise
+        raise InputError(
+            f"{path} was exported for {fixed} sample{'s' if fixed > 1 else ''} at a time and cannot answer {samples}",
+            "export it with a free batch axis: dynamic_shapes or dynamic_axes of torch.onnx.export",
+        ) from error
     if output.shape != (samples, classes):
         raise InputError(
             f"{path} answers {samples} samples with {list(output.shape)}; the data has {classes} classes",

@@ -195,6 +195,20 @@ def test_onnx_for_samples_of_another_size_is_refused(make_work, task, data, reci
         load(make_work, task, data, ModelSource(onnx="wide.onnx"))
 
 
+def test_onnx_that_was_exported_for_one_sample_is_refused(make_work, task, data, recipe_folder, exported):
+    head = next(node for node in exported.graph.node if node.op_type == "Gemm")
+    weights = next(t for t in exported.graph.initializer if t.name == head.input[1])
+    exported.graph.initializer.append(onnx.numpy_helper.from_array(np.int64([1, max(weights.dims)]), "one"))
+    flat = onnx.helper.make_node("Reshape", [head.input[0], "one"], ["flat"], "flatten")
+    exported.graph.node.insert(list(exported.graph.node).index(head), flat)
+    head.input[0] = "flat"
+    for port in (*exported.graph.input, *exported.graph.output):
+        port.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(exported, recipe_folder / "one.onnx")
+    with pytest.raises(InputError, match=r"one\.onnx was exported for 1 sample at a time and cannot answer 4"):
+        load(make_work, task, data, ModelSource(onnx="one.onnx"))
+
+
 def test_onnx_that_contradicts_itself_is_refused(make_work, task, data, recipe_folder, exported):
     exported.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 77
     onnx.save(exported, recipe_folder / "contrary.onnx")
