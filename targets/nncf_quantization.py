@@ -13,7 +13,7 @@ from targets.onnx_graph import refusing, write_derived
 from targets.onnx_quantization import finished, quiet
 from targets.onnx_regions import kinds_of
 from targets.onnx_repair import unsaturated, weights_of
-from targets.openvino_format import FILES, save_openvino
+from targets.openvino_format import FILES, read_openvino, save_openvino
 from targets.target import Candidate, Capabilities, Make, ModelPackage
 
 Preset = Literal["performance", "mixed"]
@@ -49,10 +49,8 @@ def nncf_openvino(name: str, graph: FloatGraph, preset: Preset, *, saturating: b
 
     def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
         with _nncf(name):
-            from openvino import Core
-
             # OpenVINO's nodes have the names of the graph's.
-            model = Core().read_model(graph.model.SerializeToString())
+            model = read_openvino(graph.model.SerializeToString())
             return _write_openvino(_quantize(model, graph, preset, saturating, in_float), graph.package, folder)
 
     return Candidate(name, "int8", make, lambda: graph.regions, lambda: kinds_of(graph.model))
@@ -64,10 +62,9 @@ def nncf_openvino_weights(name: str, package: ModelPackage) -> Candidate:
     def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
         with _nncf(name):
             from nncf import CompressWeightsMode, IgnoredScope, compress_weights
-            from openvino import Core
 
             model = compress_weights(
-                Core().read_model(package.graph),
+                read_openvino(package.graph),
                 mode=CompressWeightsMode.INT8_SYM,
                 ignored_scope=IgnoredScope(names=sorted(in_float), validate=False) if in_float else None,
             )

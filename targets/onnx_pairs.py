@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     import onnx
 
 
-def unsaturated_weights(model: "onnx.ModelProto", exact: Collection[str] = ()) -> dict[str, list[dict[str, Any]]]:
+def unsaturated_weights(
+    model: "onnx.ModelProto", exact: Collection[str] = (), *, within_places: bool = False
+) -> dict[str, list[dict[str, Any]]]:
     """The quantizer's settings for the weights of which it is known what kernels add up in pairs: a scale a channel.
 
     exact: operators whose kernels clip nothing, and whose weights the quantizer gives one scale: the finest.
+    within_places: as for in_order_of_summing.
     """
     import onnx
     from onnxruntime.quantization import QuantType
@@ -34,19 +37,29 @@ def unsaturated_weights(model: "onnx.ModelProto", exact: Collection[str] = ()) -
         if node.op_type in exact:
             scale = max(np.abs(weights).max() / LARGEST_WEIGHT, SMALLEST_SCALE)
             settings[name] = [kind | {"scale": np.float32(scale)}]
-        elif (ordered := in_order_of_summing(node, weights)) is not None:
+        elif (ordered := in_order_of_summing(node, weights, within_places=within_places)) is not None:
             axis, matrix = ordered
             settings[name] = [kind | {"axis": axis, "scale": scale} for scale in safe_scales(matrix)]
     return settings
 
 
-def in_order_of_summing(node: "onnx.NodeProto", weights: np.ndarray) -> "tuple[int, np.ndarray] | None":
-    """The axis of the output channels and the weights as [k, channels]; None where it is not known."""
+def in_order_of_summing(
+    node: "onnx.NodeProto", weights: np.ndarray, *, within_places: bool = False
+) -> "tuple[int, np.ndarray] | None":
+    """The axis of the output channels and the weights as [k, channels]; None where it is not known.
+
+    Of weights that have no neighbours, as those of a depthwise convolution, it is the largest of each channel: [1, n].
+    within_places: no pair spans two places of a convolution's kernel (OpenVINO).
+    """
     import onnx
 
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    if node.op_type == "Conv" and not is_depthwise(weights, attributes.get("group", 1)):
-        return 0, as_matrix(weights)
+    if node.op_type == "Conv":
+        depth, places = weights.shape[1], int(np.prod(weights.shape[2:]))
+        if is_depthwise(weights, attributes.get("group", 1)) or (within_places and depth == 1):
+            return 0, np.abs(weights).reshape(len(weights), -1).max(axis=1)[None]
+        # Of an odd number of channels the pairs are others than ONNX Runtime's, which training keeps.
+        return None if within_places and depth % 2 and places > 1 else (0, as_matrix(weights))
     if node.op_type == "MatMul" and weights.ndim == 2:
         return 1, weights
     if node.op_type == "Gemm" and weights.ndim == 2:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Of onnxruntime's log; it starts with warnings and does not tell its level.
 WARNINGS, ONLY_ERRORS = 2, 3
-Guard = Literal["none", "seven_bits", "pairs"]
+Guard = Literal["none", "pairs", "pairs_within_places"]
 # Of a transformer: matrix products, and the embeddings, which are most of a small one's bytes.
 PRODUCTS_AND_TABLES = ("MatMul", "Gemm", "Gather")
 # What onnxruntime adds to a Gemm's name for the MatMul that it makes of it.
@@ -51,8 +51,9 @@ class StaticScheme:
     activations: type of activations; by_sign is uint8 where none is below 0 and symmetric int8 elsewhere, so that every
         zero point is 0.
     symmetric: the zero point of signed activations is 0.
-    guard: of weights, for kernels that clip sums of two products to 16 bits. seven_bits: too small for any to clip;
-        pairs: where it is known which are neighbours, only as small as their pair needs (calibration/saturation.py).
+    guard: of weights, for kernels that clip sums of two products to 16 bits. pairs: only as small as their pair needs
+        (calibration/saturation.py), of 7 bits where it is not known which are neighbours; pairs_within_places: the same
+        for OpenVINO's kernels.
     explicit: as TensorRT takes it: weights as float with a Q/DQ pair, float bias.
     float_outputs: operators after which there is no pair, unless what reads the output asks for one.
     fused: integer operators (QLinearConv ...) instead of float ones between pairs.
@@ -195,8 +196,8 @@ def _quantized(
         for tensor, reached in ranges.items():
             kind = QuantType.QInt8 if _is_signed(reached) else QuantType.QUInt8
             overrides[tensor] = [{"quant_type": kind, "symmetric": _is_signed(reached)}]
-    if scheme.guard == "pairs":
-        overrides |= unsaturated_weights(model)
+    if scheme.guard != "none":
+        overrides |= unsaturated_weights(model, within_places=scheme.guard == "pairs_within_places")
     # Whatever made the ranges: MinMax is how the quantizer calls two ends without a histogram.
     ends: dict[str, Any] = {tensor: _ends(reached) for tensor, reached in ranges.items()}
     with tempfile.TemporaryDirectory() as scratch:
@@ -245,7 +246,7 @@ def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> 
             with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
                 model = without_gemm()
                 # ConvInteger takes weights of one scale, and sums exactly.
-                overrides = unsaturated_weights(model, exact=("Conv",)) if guard == "pairs" else {}
+                overrides = unsaturated_weights(model, exact=("Conv",)) if guard != "none" else {}
                 source, out = Path(scratch) / "float.onnx", Path(scratch) / "quantized.onnx"
                 onnx.save(model, source)
                 quantize_dynamic(

@@ -14,7 +14,7 @@ from targets.onnx_float import FloatGraph
 from targets.onnx_quantization import PRODUCTS_AND_TABLES, StaticScheme, static
 from targets.onnx_regions import PRODUCTS
 from targets.openvino_exact import spell_out_quantization
-from targets.openvino_format import FILES, save_openvino
+from targets.openvino_format import FILES, read_openvino, save_openvino
 from targets.profile import DeviceProfile
 from targets.runtime_versions import contains, fingerprint, not_here, runtime_of
 from targets.target import Candidate, Capabilities, CompiledModel, ModelPackage
@@ -80,8 +80,8 @@ class Openvino:
         graph = FloatGraph(package, calibration)
 
         def places(name: str, scheme: StaticScheme) -> Candidate:
-            guarded = replace(scheme, guard="seven_bits") if narrow else scheme
-            return static(f"{name}-reduced-range" if narrow else name, guarded, graph, able)
+            guarded = replace(scheme, guard="pairs_within_places") if narrow else scheme
+            return static(f"{name}-unsaturated" if narrow else name, guarded, graph, able)
 
         mixed = nncf_openvino("nncf-mixed", graph, "mixed", saturating=narrow)
         transformer = package.architecture == "transformer"
@@ -96,11 +96,9 @@ class Openvino:
 
     def compile(self, package: ModelPackage, profile: DeviceProfile, threads: int, out: Path) -> CompiledModel:
         """Raises UnsupportedError with OpenVINO's reason, which names the node, where it cannot read the graph."""
-        from openvino import Core
-
         self._check_version(profile)
         try:
-            model = Core().read_model(package.graph)
+            model = read_openvino(package.graph)
         except RuntimeError as error:
             raise UnsupportedError(
                 f"OpenVINO cannot read {package.graph.name}: {error}", "use onnxruntime-cpu for this device"
@@ -128,9 +126,7 @@ class Openvino:
         compiled = self.compile(package, profile, 1, out)
         if package.precision != "int8" or not self.capabilities(profile).imitated:
             return compiled
-        from openvino import Core
-
-        model = Core().read_model(package.graph)
+        model = read_openvino(package.graph)
         spell_out_quantization(model)
         save_openvino(model, out)
         return compiled

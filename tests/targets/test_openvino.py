@@ -4,14 +4,29 @@ import numpy as np
 import onnx
 import openvino
 import pytest
+from onnx import numpy_helper
 
 from calibration.errors import UnsupportedError
+from calibration.saturation import LARGEST_PAIR, as_matrix, largest_pair
 from targets import int8_kernels
 from targets.device.versions import in_range, installed_version
+from targets.onnx_ranges import answers
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.openvino import Openvino
 from targets.profile import Runtime, load_profile
-from tests.models import answers_of, calibration_of, convolutional, inputs_of, signal_to_noise_db, transformer
+from targets.target import TensorSpec
+from tests.models import (
+    BATCH,
+    CLASSES,
+    Graph,
+    answers_of,
+    calibration_of,
+    convolutional,
+    inputs_of,
+    save,
+    signal_to_noise_db,
+    transformer,
+)
 
 NUC = load_profile("intel-nuc")
 
@@ -97,3 +112,52 @@ def test_sums_that_this_processor_clips_and_the_device_does_not_are_imitated(tmp
         exact = openvino.Core().compile_model(str(made / "compiled" / compiled.files[0]), "CPU", config)
         found = answers_of(Openvino().simulate(quantized, nuc, made / "simulated"), inputs)
         assert signal_to_noise_db(exact(inputs)[0], found) > 30, route.name
+
+
+def test_in_front_of_integers_each_channel_keeps_its_own_bias(tmp_path):
+    """Rows gathered by positions that follow from the batch keep OpenVINO from folding the shape of a bias in time."""
+    g, channels = Graph(0), 8
+    scale, zero = g.constant(np.float32(0.02)), g.constant(np.uint8(0))
+    x = g.add("QuantizeLinear", g.add("Relu", g.conv("pixel_values", 1, channels)), scale, zero)
+    x = g.add("ReduceMean", g.add("DequantizeLinear", x, scale, zero), g.constant(np.array([2, 3])))
+    batch = g.add("Squeeze", g.add("Shape", "pixel_values", start=0, end=1))
+    rows = g.add("Range", g.constant(np.int64(0)), batch, g.constant(np.int64(1)))
+    first = g.add("Unsqueeze", g.add("Mul", rows, g.constant(np.int64(channels))), g.constant(np.array([1])))
+    places = g.add("Add", first, g.constant(np.arange(channels)[None]))
+    x = g.add("Gather", g.add("Reshape", x, g.constant(np.array([-1]))), places)
+    g.add("Identity", g.linear(x, channels, CLASSES), out="logits")
+    spec = TensorSpec("pixel_values", "float32", (BATCH, 1, 8, 8))
+    package = save(g, tmp_path / "strided", [spec], "convolutional", {}, 20)
+    (out := tmp_path / "out").mkdir()
+    inputs = inputs_of(package, 4)
+    found = answers_of(Openvino().compile(package, NUC, 1, out), inputs)
+    assert signal_to_noise_db(answers(onnx.load(package.graph), [inputs]), found) > 60
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4, 5])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_without_vnni_weights_are_as_large_as_no_sum_clips(tmp_path, depth, sign):
+    """Whatever the input, on a CPU that clips, too: here with the largest activations there are."""
+    g = Graph(depth)
+    x = g.add("Relu", g.conv("pixel_values", depth, 16)) if sign > 0 else g.conv("pixel_values", depth, 16)
+    x = g.add("Conv", x, g.weight(16, 1, 3, 3), group=16)
+    x = g.add("ReduceMean", g.add("Relu", g.conv(x, 16, 5)), g.constant(np.array([2, 3])), keepdims=0)
+    g.add("Identity", g.linear(x, 5, CLASSES), out="logits")
+    spec = TensorSpec("pixel_values", "float32", (BATCH, depth, 8, 8))
+    package = save(g, tmp_path / "float", [spec], "convolutional", {}, 20)
+    routes = Openvino().candidates(package, load_profile("x86-64-avx2"), calibration_of(package))
+    route = next(route for route in routes if route.name == "static-u8s8-unsaturated")
+    for folder in (made := tmp_path / "made", out := tmp_path / "out"):
+        folder.mkdir()
+    quantized = route.as_it_is().make(made)
+    graph = onnx.load(quantized.graph)
+    weights = [numpy_helper.to_array(w) for w in graph.graph.initializer if w.data_type == onnx.TensorProto.INT8]
+    kernels = {w.shape: w for w in weights if w.ndim == 4}
+    # Where no weight has a neighbour nothing is taken from them.
+    assert np.abs(kernels[16, 1, 3, 3].astype(int)).max(axis=(1, 2, 3)).tolist() == [127] * 16
+    for kernel in kernels.values():
+        channels = np.concatenate([kernel, np.zeros_like(kernel[:, :1])], axis=1) if len(kernel[0]) % 2 else kernel
+        assert (largest_pair(as_matrix(channels)) <= LARGEST_PAIR).all()
+    inputs = {"pixel_values": np.full((2, depth, 8, 8), 9 * sign, np.float32)}
+    found = answers_of(Openvino().compile(quantized, load_profile("x86-64-avx2"), 1, out), inputs)
+    assert signal_to_noise_db(answers(graph, [inputs]), found) > 40

@@ -40,7 +40,7 @@ def made(tmp_path_factory):
             Openvino().compile(candidate.as_it_is().make(folder / "made"), host, 1, folder)
             (folder / "float.onnx").write_bytes(package.graph.read_bytes())
             np.savez(folder / "in.npz", **inputs_of(package, SAMPLES))
-            folders[kind.__name__, candidate.name.removesuffix("-reduced-range")] = folder
+            folders[kind.__name__, candidate.name.removesuffix("-unsaturated")] = folder
     return folders
 
 
