@@ -5,7 +5,7 @@ sum to 16 bits (Intel SDM, PMADDUBSW); only then are the pairs summed in 32 bits
 Neighbours follow each other along the summed dimension: the rows of a matrix; of a convolution's kernel its channels,
 then columns, then rows. Signed activations and depthwise convolutions go through other instructions, which are exact.
 That is ONNX Runtime. OpenVINO's kernels (2026.4, on a CPU with AVX2 alone) clip signed activations, too, which they
-move to unsigned ones, and no pair of theirs spans two places of a kernel: an odd channel is alone.
+move to unsigned ones, and without groups no pair of theirs spans two places of a kernel: an odd channel is alone.
 """
 
 import numpy as np

@@ -12,6 +12,9 @@ from calibration.saturation import LARGEST_PAIR, LARGEST_WEIGHT, as_matrix, is_d
 if TYPE_CHECKING:
     import onnx
 
+# Dimensions of the weights of a convolution over images.
+IMAGE_KERNEL = 4
+
 
 def unsaturated_weights(
     model: "onnx.ModelProto", exact: Collection[str] = (), *, within_places: bool = False
@@ -55,11 +58,16 @@ def in_order_of_summing(
 
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type == "Conv":
-        depth, places = weights.shape[1], int(np.prod(weights.shape[2:]))
-        if is_depthwise(weights, attributes.get("group", 1)) or (within_places and depth == 1):
+        group, depth = attributes.get("group", 1), weights.shape[1]
+        depthwise = is_depthwise(weights, group)
+        # Groups go through several kernels there, which pair otherwise, as depthwise ones over volumes do.
+        if within_places and group > 1 and (not depthwise or weights.ndim > IMAGE_KERNEL):
+            return None
+        if depthwise or (within_places and depth == 1):
             return 0, np.abs(weights).reshape(len(weights), -1).max(axis=1)[None]
         # Of an odd number of channels the pairs are others than ONNX Runtime's, which training keeps.
-        return None if within_places and depth % 2 and places > 1 else (0, as_matrix(weights))
+        odd = depth % 2 == 1 and int(np.prod(weights.shape[2:])) > 1
+        return None if within_places and odd else (0, as_matrix(weights))
     if node.op_type == "MatMul" and weights.ndim == 2:
         return 1, weights
     if node.op_type == "Gemm" and weights.ndim == 2:

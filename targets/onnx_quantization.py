@@ -246,7 +246,7 @@ def dynamic(name: str, graph: FloatGraph, reads: Capabilities, guard: Guard) -> 
             with refusing(name), quiet(), tempfile.TemporaryDirectory() as scratch:
                 model = without_gemm()
                 # ConvInteger takes weights of one scale, and sums exactly.
-                overrides = unsaturated_weights(model, exact=("Conv",)) if guard != "none" else {}
+                overrides = unsaturated_weights(model, exact=("Conv",)) if guard == "pairs" else {}
                 source, out = Path(scratch) / "float.onnx", Path(scratch) / "quantized.onnx"
                 onnx.save(model, source)
                 quantize_dynamic(

@@ -141,7 +141,9 @@ def test_without_vnni_weights_are_as_large_as_no_sum_clips(tmp_path, depth, sign
     g = Graph(depth)
     x = g.add("Relu", g.conv("pixel_values", depth, 16)) if sign > 0 else g.conv("pixel_values", depth, 16)
     x = g.add("Conv", x, g.weight(16, 1, 3, 3), group=16)
-    x = g.add("ReduceMean", g.add("Relu", g.conv(x, 16, 5)), g.constant(np.array([2, 3])), keepdims=0)
+    # Two filters a channel are no depthwise convolution: places of the kernel are neighbours there.
+    x = g.add("Conv", x, g.weight(32, 1, 3, 3), group=16)
+    x = g.add("ReduceMean", g.add("Relu", g.conv(x, 32, 5)), g.constant(np.array([2, 3])), keepdims=0)
     g.add("Identity", g.linear(x, 5, CLASSES), out="logits")
     spec = TensorSpec("pixel_values", "float32", (BATCH, depth, 8, 8))
     package = save(g, tmp_path / "float", [spec], "convolutional", {}, 20)
@@ -155,6 +157,7 @@ def test_without_vnni_weights_are_as_large_as_no_sum_clips(tmp_path, depth, sign
     kernels = {w.shape: w for w in weights if w.ndim == 4}
     # Where no weight has a neighbour nothing is taken from them.
     assert np.abs(kernels[16, 1, 3, 3].astype(int)).max(axis=(1, 2, 3)).tolist() == [127] * 16
+    assert np.abs(kernels[32, 1, 3, 3].astype(int)).max() <= 64
     for kernel in kernels.values():
         channels = np.concatenate([kernel, np.zeros_like(kernel[:, :1])], axis=1) if len(kernel[0]) % 2 else kernel
         assert (largest_pair(as_matrix(channels)) <= LARGEST_PAIR).all()
