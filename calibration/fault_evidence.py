@@ -65,7 +65,10 @@ def _likenesses(
         if axis is not None and along not in (axis % x.ndim, -1):
             yield "layout", f"its scales lie along axis {along}, not {axis % x.ndim}"
         off = gain[np.abs(gain - 1) > 1e-3]
-        yield "scale", f"{off.size} of its {gain.size} scales are off, by up to {_farthest(off):.4g} times"
+        if off.size:
+            yield "scale", f"{off.size} of its {gain.size} scales are off, by up to {_farthest(off):.4g} times"
+        less = "none by more than a step, as where they are rounded twice"
+        yield "weights", less if step.all() else f"by up to {np.abs(x - y).max():.4g}"
     integers = step.all() and _same_values(np.rint(x / step), np.rint(y / step), np.zeros(()))
     if integers or _same_values(x, y, allowed):
         yield "layout", "its values are the reference's, at other places"

@@ -261,4 +261,6 @@ def _refusals(what: str, path: str = "") -> Generator[None]:
     except refusals as error:
         said = str(error).splitlines()[0]
         said = said.replace(path, "it") if path else said
-        raise InputError(f"{what}: ONNX Runtime: {said}", "export it again, with a free batch axis") from error
+        unknown = "is not a registered function" in said
+        step = "replace the operator by ONNX's own" if unknown else "export it again, with a free batch axis"
+        raise InputError(f"{what}: ONNX Runtime: {said}", step) from error

@@ -179,7 +179,8 @@ class RecipeReader:
         for i, entry in enumerate(entries if isinstance(entries, list) else []):
             device = self.device(entry, ("devices", i), budget)
             if device is not None and device.name in [known.name for known in read]:
-                self.add(("devices", i), f"the device {device.name!r} stands here a second time")
+                again = f"the device {device.name!r} stands here a second time"
+                self.add(("devices", i), f"{again}: give it a recipe of its own, with another name")
             elif device is not None:
                 read.append(device)
         if only and not self.problems:

@@ -122,8 +122,8 @@ class _Tensors:
         if not self._integers:
             return stored
         scale = self._along(self.scale)
-        known = floats.get(self.stored.removesuffix("_quantized"))
-        if known is not None and known.shape == stored.shape:
+        # Every quantizer puts the weights' own name into that of the integers.
+        for known in (array for name, array in floats.items() if name in self.stored and array.shape == stored.shape):
             steps = np.clip(known / scale, -LARGEST_WEIGHT - 1, LARGEST_WEIGHT)
             if np.abs(steps - stored).max() <= HALF_A_STEP:
                 return known

@@ -143,6 +143,17 @@ def test_few_values_that_a_tensor_consists_of_must_not_be_clipped():
     assert wrong_range(outlier, fitted(np.abs(drawn(7, 4000)))) is None
 
 
+def test_weights_that_were_rounded_twice_are_said_to_be():
+    weights = drawn(1, 6, 4, 3, 3)
+    _, step, how = per_channel(weights)
+    coarser = 1.5 * step
+    twice = np.rint(dequantize(per_channel(weights)[0], how, 0) / coarser) * coarser
+    found = wrong_constant(weights, twice, np.broadcast_to(coarser, weights.shape), 0)
+    assert found is not None
+    assert found[0] == "weights"
+    assert "rounded twice" in found[1]
+
+
 def test_one_scale_of_many_is_told_from_another_order():
     """Among many weights those of one channel hardly change how all are distributed."""
     weights = drawn(8, 64 * 27).reshape(64, 27)

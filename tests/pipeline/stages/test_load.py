@@ -127,6 +127,20 @@ def test_onnx_is_checked_and_taken_as_it_is(make_work, task, data, recipe_folder
         load(make_work, task, data, ModelSource(keep_layers=(0,)), out, name="student")
 
 
+def test_an_operator_that_the_runtime_does_not_know_is_to_be_replaced(make_work, task, data, recipe_folder, teacher):
+    work = make_work("export")
+    Export()(work, task=task, data=data, model=teacher)
+    graph = onnx.load(work.out / "model.onnx")
+    graph.opset_import.append(onnx.helper.make_opsetid("my.ops", 1))
+    last = graph.graph.node[-1]
+    graph.graph.node.append(onnx.helper.make_node("Foo", ["before"], [last.output[0]], "foo", domain="my.ops"))
+    last.output[0] = "before"
+    onnx.save(graph, recipe_folder / "custom.onnx")
+    with pytest.raises(InputError, match=r"custom\.onnx: .*my\.ops:Foo") as refused:
+        load(make_work, task, data, ModelSource(onnx="custom.onnx"))
+    assert "replace the operator" in refused.value.next_step
+
+
 def test_onnx_with_weights_that_are_not_numbers_is_refused(make_work, task, data, recipe_folder, teacher):
     work = make_work("export")
     Export()(work, task=task, data=data, model=teacher)
