@@ -13,6 +13,8 @@ from targets.device.versions import in_range, installed_version
 from targets.onnx_ranges import answers
 from targets.onnxruntime_cpu import OnnxruntimeCpu
 from targets.openvino import Openvino
+from targets.openvino_exact import spell_out_quantization
+from targets.openvino_format import read_openvino, save_openvino
 from targets.profile import Runtime, load_profile
 from targets.target import TensorSpec
 from tests.models import (
@@ -132,6 +134,34 @@ def test_in_front_of_integers_each_channel_keeps_its_own_bias(tmp_path):
     inputs = inputs_of(package, 4)
     found = answers_of(Openvino().compile(package, NUC, 1, out), inputs)
     assert signal_to_noise_db(answers(onnx.load(package.graph), [inputs]), found) > 60
+
+
+@pytest.mark.parametrize("architecture", ["convolutional", "transformer"])
+def test_without_vnni_no_product_of_signed_activations_clips(tmp_path, architecture):
+    """Their scales follow from the activations: what is as large as they go fills the integers of both."""
+    g = Graph(0)
+    x = g.add("MatMul", "pixel_values", g.constant((g.rng.uniform(0.9, 1, (8, 16)) / 8).astype(np.float32)))
+    q, k = (g.add("MatMul", x, g.constant((g.rng.uniform(0.9, 1, (16, 16)) / 16).astype(np.float32))) for _ in range(2))
+    scores = g.add("MatMul", q, g.add("Transpose", k, perm=[0, 2, 1]))
+    x = g.add("ReduceMean", scores, g.constant(np.array([1])), keepdims=0)
+    g.add("MatMul", x, g.constant(g.rng.uniform(-1, 1, (6, CLASSES)).astype(np.float32)), out="logits")
+    package = save(
+        g, tmp_path / "float", [TensorSpec("pixel_values", "float32", (BATCH, 6, 8))], "convolutional", {}, 20
+    )
+    calibration, package = calibration_of(package), replace(package, architecture=architecture)
+    inputs = {"pixel_values": np.concatenate([np.full((1, 6, 8), sign * 9, np.float32) for sign in (1, -1)])}
+    profile = load_profile("x86-64-avx2")
+    for route in Openvino().candidates(package, profile, calibration):
+        made, out, exact = (tmp_path / f"{route.name}-{folder}" for folder in ("made", "out", "exact"))
+        for folder in (made, out, exact):
+            folder.mkdir()
+        quantized = route.as_it_is().make(made)
+        compiled = Openvino().compile(quantized, profile, 1, out)
+        found = answers_of(compiled, inputs)
+        model = read_openvino(quantized.graph)
+        spell_out_quantization(model)
+        save_openvino(model, exact)
+        assert signal_to_noise_db(answers_of(replace(compiled, folder=exact), inputs), found) > 35, route.name
 
 
 @pytest.mark.parametrize("depth", [1, 3, 4, 5])
