@@ -11,7 +11,7 @@ from calibration.errors import UnsupportedError
 from targets.onnx_float import FloatGraph
 from targets.onnx_graph import refusing, write_derived
 from targets.onnx_quantization import finished, quiet
-from targets.onnx_regions import kinds_of, products_of_activations
+from targets.onnx_regions import kinds_of, products_by_activations
 from targets.onnx_repair import unsaturated, weights_of
 from targets.openvino_format import FILES, read_openvino, save_openvino
 from targets.target import Candidate, Capabilities, Make, ModelPackage
@@ -85,8 +85,8 @@ def _quantize(
 
     calibration = graph.calibration
     if saturating:
-        # Either operand may be as large as its integers go: sums of two such products are clipped.
-        in_float |= products_of_activations(graph.model)
+        # NNCF takes a bit from constants that stand second alone.
+        in_float |= products_by_activations(graph.model)
     transformer = graph.package.architecture == "transformer"
     parameters = nncf.AdvancedQuantizationParameters(
         overflow_fix=nncf.OverflowFix.ENABLE if saturating else nncf.OverflowFix.DISABLE

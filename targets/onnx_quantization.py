@@ -25,7 +25,7 @@ from targets.onnx_graph import fit, read_graph, refusing, write_package
 from targets.onnx_pairs import unsaturated_weights
 from targets.onnx_quantized import has_integer_products, kept_float
 from targets.onnx_ranges import answers
-from targets.onnx_regions import kinds_of, products_of_activations
+from targets.onnx_regions import kinds_of, products_by_activations
 from targets.onnx_smoothing import smoothed
 from targets.target import Candidate, Capabilities, Make, ModelPackage
 
@@ -53,7 +53,7 @@ class StaticScheme:
     symmetric: the zero point of signed activations is 0.
     guard: of weights, for kernels that clip sums of two products to 16 bits. pairs: only as small as their pair needs
         (calibration/saturation.py), of 7 bits where it is not known which are neighbours; pairs_within_places: the same
-        for OpenVINO's kernels, where products of signed activations stay float.
+        for OpenVINO's kernels, where products by activations stay float.
     explicit: as TensorRT takes it: weights as float with a Q/DQ pair, float bias.
     float_outputs: operators after which there is no pair, unless what reads the output asks for one.
     fused: integer operators (QLinearConv ...) instead of float ones between pairs.
@@ -198,9 +198,9 @@ def _quantized(
             overrides[tensor] = [{"quant_type": kind, "symmetric": _is_signed(reached)}]
     if scheme.guard != "none":
         overrides |= unsaturated_weights(model, within_places=scheme.guard == "pairs_within_places")
-    if scheme.guard == "pairs_within_places" and scheme.activations != "uint8":
-        # No scale of theirs can be changed: either operand may be as large as its integers go.
-        in_float |= products_of_activations(model)
+    if scheme.guard == "pairs_within_places":
+        # The kernels take the second operand for weights: here it may be as large as its integers go.
+        in_float |= products_by_activations(model)
     # Whatever made the ranges: MinMax is how the quantizer calls two ends without a histogram.
     ends: dict[str, Any] = {tensor: _ends(reached) for tensor, reached in ranges.items()}
     with tempfile.TemporaryDirectory() as scratch:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 # A recurrent layer is integer in dynamic routes only, which have no pairs around it.
 HEADS = (*PRODUCTS, "LSTM")
-OF_ACTIVATIONS = "MatMul of activations"
 
 
 def regions_of(graph: "onnx.ModelProto") -> tuple[Region, ...]:
@@ -43,10 +42,11 @@ def kinds_of(graph: "onnx.ModelProto") -> tuple[Region, ...]:
     return tuple(Region(f"every {kind}", tuple(names)) for kind, names in by_kind.items() if len(names) > 1)
 
 
-def products_of_activations(graph: "onnx.ModelProto") -> frozenset[str]:
-    """Names of the matrix products of two computed operands."""
-    weights = {tensor.name: tensor for tensor in graph.graph.initializer}
-    return frozenset(node.name for node in graph.graph.node if _kind(node, weights) == OF_ACTIVATIONS)
+def products_by_activations(graph: "onnx.ModelProto") -> frozenset[str]:
+    """Names of the matrix products whose second operand is computed: attention's, and weights in front."""
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    products = (node for node in graph.graph.node if node.op_type in ("MatMul", "Gemm"))
+    return frozenset(node.name for node in products if node.input[1] not in weights)
 
 
 def _label(nodes: "Iterable[onnx.NodeProto]") -> str:
@@ -62,5 +62,5 @@ def _kind(node: "onnx.NodeProto", weights: "dict[str, onnx.TensorProto]") -> str
         if weight is not None and all(size == 1 for size in weight.dims[2:]):
             return "pointwise Conv"
     if node.op_type == "MatMul" and not any(name in weights for name in node.input):
-        return OF_ACTIVATIONS
+        return "MatMul of activations"
     return node.op_type

@@ -136,12 +136,22 @@ def test_in_front_of_integers_each_channel_keeps_its_own_bias(tmp_path):
     assert signal_to_noise_db(answers(onnx.load(package.graph), [inputs]), found) > 60
 
 
-@pytest.mark.parametrize("architecture", ["convolutional", "transformer"])
-def test_without_vnni_no_product_of_signed_activations_clips(tmp_path, architecture):
+@pytest.mark.parametrize(
+    ("architecture", "first"),
+    [
+        *((kind, sign) for kind in ("convolutional", "transformer") for sign in ("signed", "unsigned")),
+        ("convolutional", "weights"),
+    ],
+)
+def test_without_vnni_no_product_by_activations_clips(tmp_path, architecture, first):
     """Their scales follow from the activations: what is as large as they go fills the integers of both."""
     g = Graph(0)
     x = g.add("MatMul", "pixel_values", g.constant((g.rng.uniform(0.9, 1, (8, 16)) / 8).astype(np.float32)))
     q, k = (g.add("MatMul", x, g.constant((g.rng.uniform(0.9, 1, (16, 16)) / 16).astype(np.float32))) for _ in range(2))
+    if first == "weights":
+        q = g.constant(g.rng.uniform(0.9, 1, (6, 16)).astype(np.float32))
+    elif first == "unsigned":
+        q = g.add("Relu", q)
     scores = g.add("MatMul", q, g.add("Transpose", k, perm=[0, 2, 1]))
     x = g.add("ReduceMean", scores, g.constant(np.array([1])), keepdims=0)
     g.add("MatMul", x, g.constant(g.rng.uniform(-1, 1, (6, CLASSES)).astype(np.float32)), out="logits")
