@@ -105,11 +105,15 @@ def safe_scales(weights: np.ndarray, finest: np.ndarray | None = None) -> np.nda
     bits would make it twice that. The answers are then the same on every CPU.
     finest: [n] scales to start from instead, where a quantizer has chosen some; larger weights it cut off.
     """
-    largest = np.abs(weights).max(axis=0).astype(np.float64)
-    scales = np.where(largest > 0, largest / LARGEST_WEIGHT, 1.0) if finest is None else finest.astype(np.float64)
+    # As quantizers store scales and divide by them: what is half a step in float64 may be more, or less, in float32.
+    weights = weights.astype(np.float32)
+    largest = np.abs(weights).max(axis=0)
+    scales = np.where(largest > 0, largest / LARGEST_WEIGHT, 1.0) if finest is None else finest
+    scales = np.maximum(scales, SMALLEST_SCALE).astype(np.float32)
     for _ in range(ROUNDS):
         pairs = largest_pair(np.clip(np.rint(weights / scales), -LARGEST_WEIGHT - 1, LARGEST_WEIGHT).astype(np.int32))
         if (pairs <= LARGEST_PAIR).all():
             break
-        scales = np.where(pairs > LARGEST_PAIR, scales * np.maximum(pairs / LARGEST_PAIR, 1 + 1e-3), scales)
-    return np.maximum(scales, SMALLEST_SCALE).astype(np.float32)
+        wider = scales * np.maximum(pairs / LARGEST_PAIR, 1 + 1e-3).astype(np.float32)
+        scales = np.where(pairs > LARGEST_PAIR, wider, scales)
+    return scales

@@ -143,6 +143,13 @@ def test_weights_in_no_danger_keep_eight_bits():
     assert scales[1] == pytest.approx(1.9 / 128, rel=0.02)
 
 
+def test_scales_are_safe_as_they_are_stored():
+    """Of these weights a float64 scale is safe whose float32 lifts two neighbours to 64 and 65."""
+    weights = np.array([0.59375, 0.609375, 0.046875, -0.375, 0.078125, -1.0, 0.3125, -0.0625], np.float32)[:, None]
+    scales = safe_scales(weights)
+    assert largest_pair(np.rint(weights / scales).astype(np.int8)) <= LARGEST_PAIR
+
+
 def test_the_order_of_summing_is_channels_first():
     weights = np.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2)
     assert as_matrix(weights)[:4, 0].tolist() == [0, 4, 8, 1]
