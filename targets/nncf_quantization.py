@@ -2,24 +2,30 @@
 
 import logging
 import os
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from calibration.errors import UnsupportedError
 from targets.onnx_float import FloatGraph
-from targets.onnx_graph import refusing, write_derived
+from targets.onnx_float_products import kept_in_float, products_by_activations
+from targets.onnx_graph import read_graph, refusing, write_derived
 from targets.onnx_quantization import finished, quiet
-from targets.onnx_regions import kinds_of, products_by_activations
+from targets.onnx_regions import kinds_of
 from targets.onnx_repair import unsaturated, weights_of
 from targets.openvino_format import FILES, read_openvino, save_openvino
 from targets.target import Candidate, Capabilities, Make, ModelPackage
+
+if TYPE_CHECKING:
+    import onnx
 
 Preset = Literal["performance", "mixed"]
 
 # On ONNX graphs its statistics of attention take a tenth of a second a sample and layer.
 TRANSFORMER_SAMPLES = 64
+# In OpenVINO, which makes zeros of an LSTM's quantized weights and does not load a GRU's (2026.4).
+RECURRENT = ("LSTMSequence", "GRUSequence")
 
 
 def nncf_onnx(name: str, graph: FloatGraph, reads: Capabilities, *, saturating: bool) -> Candidate:
@@ -30,10 +36,11 @@ def nncf_onnx(name: str, graph: FloatGraph, reads: Capabilities, *, saturating: 
             with _nncf(name):
                 package = graph.package
                 samples = TRANSFORMER_SAMPLES if package.architecture == "transformer" else len(graph.calibration)
-                quantized = _quantize(graph.model, graph, "performance", False, in_float, samples)
                 # NNCF's own guard takes a bit from every weight.
+                clips = products_by_activations(graph.model) if guarded else frozenset[str]()
+                quantized = _quantize(graph.model, graph, "performance", False, in_float | clips, samples)
                 safe = unsaturated(quantized, floats=weights_of(graph.model)) if guarded else quantized
-                return finished(package, safe, folder, "int8", reads)
+                return finished(package, kept_in_float(safe, clips), folder, "int8", reads)
 
         return make
 
@@ -49,9 +56,12 @@ def nncf_openvino(name: str, graph: FloatGraph, preset: Preset, *, saturating: b
 
     def make(folder: Path, in_float: frozenset[str] = frozenset()) -> ModelPackage:
         with _nncf(name):
-            # OpenVINO's nodes have the names of the graph's.
             model = read_openvino(graph.model.SerializeToString())
-            return _write_openvino(_quantize(model, graph, preset, saturating, in_float), graph.package, folder)
+            if saturating:
+                # NNCF takes a bit from constants that stand second alone.
+                in_float |= products_by_activations(graph.model)
+            kept = frozenset(_operators_of(model, graph.model, in_float))
+            return _write_openvino(_quantize(model, graph, preset, saturating, kept), graph.package, folder)
 
     return Candidate(name, "int8", make, lambda: graph.regions, lambda: kinds_of(graph.model))
 
@@ -63,11 +73,10 @@ def nncf_openvino_weights(name: str, package: ModelPackage) -> Candidate:
         with _nncf(name):
             from nncf import CompressWeightsMode, IgnoredScope, compress_weights
 
-            model = compress_weights(
-                read_openvino(package.graph),
-                mode=CompressWeightsMode.INT8_SYM,
-                ignored_scope=IgnoredScope(names=sorted(in_float), validate=False) if in_float else None,
-            )
+            model = read_openvino(package.graph)
+            kept = _operators_of(model, read_graph(package), in_float)
+            scope = IgnoredScope(names=sorted(kept), validate=False)
+            model = compress_weights(model, mode=CompressWeightsMode.INT8_SYM, ignored_scope=scope)
             return _write_openvino(model, package, folder)
 
     return Candidate(name, "int8", make)
@@ -84,9 +93,6 @@ def _quantize(
     import nncf
 
     calibration = graph.calibration
-    if saturating:
-        # NNCF takes a bit from constants that stand second alone.
-        in_float |= products_by_activations(graph.model)
     transformer = graph.package.architecture == "transformer"
     parameters = nncf.AdvancedQuantizationParameters(
         overflow_fix=nncf.OverflowFix.ENABLE if saturating else nncf.OverflowFix.DISABLE
@@ -100,9 +106,26 @@ def _quantize(
         subset_size=min(samples or len(calibration), len(calibration)),
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
         # Of its nodes the back end may have merged some: that a name is not found is no mistake.
-        ignored_scope=nncf.IgnoredScope(names=sorted(in_float), validate=False) if in_float else None,
+        ignored_scope=nncf.IgnoredScope(names=sorted(in_float), types=list(RECURRENT), validate=False),
         advanced_parameters=parameters,
     )
+
+
+def _operators_of(model: Any, graph: "onnx.ModelProto", names: Collection[str]) -> set[str]:
+    """Names of the operators that OpenVINO has for some nodes of the ONNX graph.
+
+    A node with a bias is several, of which the last alone has its name, if that is not the name of an output. What ONNX
+    calls a tensor is called so in OpenVINO, and what lies within a node has no name.
+    """
+    ports = {name: port for node in model.get_ops() for port in node.outputs() for name in port.get_names()}
+    found: set[str] = set()
+    for node in graph.graph.node:
+        within = [ports[name] for name in node.output if node.name in names and name in ports]
+        while within:
+            operator = within.pop().get_node()
+            found.add(operator.get_friendly_name())
+            within += [port for port in operator.input_values() if not port.get_names()]
+    return found
 
 
 def _write_openvino(model: Any, package: ModelPackage, folder: Path) -> ModelPackage:

@@ -21,11 +21,12 @@ from targets.device.golden import sqnr_db
 from targets.onnx_bias import corrected
 from targets.onnx_equalization import equalized
 from targets.onnx_float import FloatGraph
+from targets.onnx_float_products import kept_in_float, products_by_activations
 from targets.onnx_graph import fit, read_graph, refusing, write_package
 from targets.onnx_pairs import unsaturated_weights
 from targets.onnx_quantized import has_integer_products, kept_float
 from targets.onnx_ranges import answers
-from targets.onnx_regions import kinds_of, products_by_activations
+from targets.onnx_regions import kinds_of
 from targets.onnx_smoothing import smoothed
 from targets.target import Candidate, Capabilities, Make, ModelPackage
 
@@ -198,9 +199,9 @@ def _quantized(
             overrides[tensor] = [{"quant_type": kind, "symmetric": _is_signed(reached)}]
     if scheme.guard != "none":
         overrides |= unsaturated_weights(model, within_places=scheme.guard == "pairs_within_places")
-    if scheme.guard == "pairs_within_places":
-        # The kernels take the second operand for weights: here it may be as large as its integers go.
-        in_float |= products_by_activations(model)
+    # Unsigned by unsigned is exact in ONNX Runtime.
+    clips = scheme.guard == "pairs_within_places" or (scheme.guard == "pairs" and scheme.activations != "uint8")
+    by_activations = products_by_activations(model) if clips else frozenset[str]()
     # Whatever made the ranges: MinMax is how the quantizer calls two ends without a histogram.
     ends: dict[str, Any] = {tensor: _ends(reached) for tensor, reached in ranges.items()}
     with tempfile.TemporaryDirectory() as scratch:
@@ -214,14 +215,14 @@ def _quantized(
             calibration_cache_path=known,
             quant_format=QuantFormat.QOperator if scheme.fused else QuantFormat.QDQ,
             op_types_to_quantize=list(scheme.operators) if scheme.operators else None,
-            nodes_to_exclude=sorted(in_float),
+            nodes_to_exclude=sorted(in_float | by_activations),
             per_channel=True,
             reduce_range=scheme.guard != "none",
             activation_type=QuantType.QInt8 if scheme.activations == "int8" else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             extra_options=extra | {"TensorQuantOverrides": overrides},
         )
-        return onnx.load(out)
+        return kept_in_float(onnx.load(out), by_activations)
 
 
 def _ends(reached: Range) -> tuple[np.float32, np.float32]:

@@ -42,13 +42,6 @@ def kinds_of(graph: "onnx.ModelProto") -> tuple[Region, ...]:
     return tuple(Region(f"every {kind}", tuple(names)) for kind, names in by_kind.items() if len(names) > 1)
 
 
-def products_by_activations(graph: "onnx.ModelProto") -> frozenset[str]:
-    """Names of the matrix products whose second operand is computed: attention's, and weights in front."""
-    weights = {tensor.name for tensor in graph.graph.initializer}
-    products = (node for node in graph.graph.node if node.op_type in ("MatMul", "Gemm"))
-    return frozenset(node.name for node in products if node.input[1] not in weights)
-
-
 def _label(nodes: "Iterable[onnx.NodeProto]") -> str:
     return next(node.name for node in nodes if node.op_type in HEADS)
 

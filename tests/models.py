@@ -49,11 +49,17 @@ class Graph:
 
 
 def save(
-    graph: Graph, folder: Path, inputs: list[TensorSpec], architecture: str, preprocessing: dict, opset: int
+    graph: Graph,
+    folder: Path,
+    inputs: list[TensorSpec],
+    architecture: str,
+    preprocessing: dict,
+    opset: int,
+    answer: tuple[str | int, ...] = (BATCH, CLASSES),
 ) -> ModelPackage:
     folder.mkdir(parents=True, exist_ok=True)
     kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
-    output = TensorSpec("logits", "float32", (BATCH, CLASSES))
+    output = TensorSpec("logits", "float32", answer)
     infos = [helper.make_tensor_value_info(s.name, kinds[s.dtype], s.shape) for s in (*inputs, output)]
     proto = helper.make_graph(graph.nodes, "net", infos[:-1], infos[-1:], graph.weights, doc_string="/a/local/path")
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
@@ -75,6 +81,16 @@ def save(
     )
     package.save()
     return package
+
+
+def products_of_activations(folder: Path, front: str, behind: str) -> ModelPackage:
+    """[batch, 4, 4] -> [batch, 4, 4]: front(x) by twice x, with twice x added behind it or not."""
+    g = Graph(0)
+    k = g.add("MatMul", "pixel_values", g.constant(2 * np.eye(4, dtype=np.float32) + np.float32(0.01)))
+    x = g.add("MatMul", g.add(front, "pixel_values"), k)
+    g.add("Identity", g.add(behind, x, k) if behind else x, out="logits")
+    spec = TensorSpec("pixel_values", "float32", (BATCH, 4, 4))
+    return save(g, folder, [spec], "convolutional", {}, 20, answer=(BATCH, 4, 4))
 
 
 def convolutional(folder: Path, opset: int = 20, side: int = 12) -> ModelPackage:

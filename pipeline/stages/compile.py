@@ -16,7 +16,7 @@ class Compile:
     takes: ClassVar = ("package", "device")
     gives: ClassVar = "compiled"
     distributions: ClassVar = ()
-    revision: ClassVar = 2
+    revision: ClassVar = 3
 
     def __call__(self, work: "Work", *, package: Path, device: "Device") -> None:
         """Raises UnsupportedError where the target cannot take the model, or its runtime does not load it."""

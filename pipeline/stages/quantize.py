@@ -49,7 +49,7 @@ class Quantize:
     takes: ClassVar = ("task", "data", "calibration", "package", "route")
     gives: ClassVar = "package"
     distributions: ClassVar = ("numpy",)
-    revision: ClassVar = 14
+    revision: ClassVar = 15
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < float("inf"):

@@ -9,6 +9,7 @@ from calibration.errors import UnsupportedError
 from calibration.saturation import LARGEST_PAIR, as_matrix, largest_pair
 from targets import int8_kernels
 from targets.onnx_integers import QuantizedGraph
+from targets.onnx_products import optimized, products
 from targets.onnx_quantized import is_of_pairs
 from targets.onnx_ranges import answers
 from targets.onnxruntime_cpu import OnnxruntimeCpu
@@ -18,6 +19,7 @@ from tests.models import (
     calibration_of,
     convolutional,
     inputs_of,
+    products_of_activations,
     recurrent,
     signal_to_noise_db,
     transformer,
@@ -126,6 +128,18 @@ def test_without_vnni_no_pair_of_weights_is_in_danger(tmp_path):
     (out := tmp_path / "out").mkdir()
     made = replace(package, folder=folder, precision="int8")
     assert OnnxruntimeCpu().compile(made, plain, 1, out).requires["isa"] == []
+
+
+@pytest.mark.parametrize("front", ["Sigmoid", "Relu"])
+@pytest.mark.parametrize("behind", ["", "Add"])
+def test_without_vnni_no_product_of_activations_is_in_danger(tmp_path, front, behind):
+    """Between the pairs of its neighbours the runtime finds one that has none of its own."""
+    package = products_of_activations(tmp_path / "float", front, behind)
+    routes = OnnxruntimeCpu().candidates(package, load_profile("x86-64-avx2"), calibration_of(package))
+    for route in routes:
+        (folder := tmp_path / route.name).mkdir()
+        quantized = onnx.load(route.as_it_is().make(folder).graph)
+        assert not [product for product in products(optimized(quantized)) if product.can_clip.any()], route.name
 
 
 def test_int8_for_vnni_asks_for_it_and_float_does_not(tmp_path):
