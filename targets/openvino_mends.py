@@ -67,12 +67,14 @@ def set_pools_apart(model: "Model") -> None:
 
     Behind a convolution such an operator changes places with the pool, which is right of rising ones alone.
     """
+    from openvino import Type
     from openvino.opset13 import constant, maximum
 
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "MaxPool":
+        if node.get_type_name() != "MaxPool" or node.get_output_element_type(0) != Type.f32:
             continue
-        readers = list(node.output(0).get_target_inputs())
+        # An output keeps its name, which is the pool's.
+        readers = [port for port in node.output(0).get_target_inputs() if port.get_node().get_type_name() != "Result"]
         if any(reader.get_node().get_type_name() in NOT_RISING for reader in readers):
             _move(readers, maximum(node.output(0), constant(np.finfo(np.float32).min)).output(0))
 

@@ -4,9 +4,11 @@ import numpy as np
 import onnx
 import openvino
 import pytest
+from openvino import opset13
 
 from targets.onnx_ranges import answers
 from targets.openvino import Openvino
+from targets.openvino_mends import set_pools_apart
 from targets.profile import load_profile
 from targets.target import TensorSpec
 from tests.models import BATCH, CLASSES, Graph, answers_of, save, signal_to_noise_db
@@ -37,6 +39,18 @@ def test_an_activation_behind_a_pool_stays_behind_it(tmp_path, rising):
         slope = {"alpha": -0.5} if rising == "LeakyRelu" else {}
         g.add("ReduceMean", g.add(rising, x, **slope), g.constant(np.array([2, 3])), keepdims=0)
     assert_right(built(g, tmp_path / "float", (2, 8, 8), 6), tmp_path)
+
+
+def test_a_pool_that_is_an_output_keeps_its_name():
+    image = opset13.parameter([-1, 2, 8, 8], np.float32, name="x")
+    pool = opset13.max_pool(image, [2, 2], [1, 1], [0, 0], [0, 0], [2, 2]).output(0)
+    pool.get_tensor().set_names({"pooled"})
+    after = opset13.gelu(pool, "erf").output(0)
+    after.get_tensor().set_names({"activated"})
+    model = openvino.Model([opset13.result(pool), opset13.result(after)], [image], "two")
+    set_pools_apart(model)
+    model.validate_nodes_and_infer_types()
+    assert [sorted(port.get_names()) for port in model.outputs] == [["pooled"], ["activated"]]
 
 
 @pytest.mark.parametrize("axis", [1, 2, -1])
